@@ -1,1 +1,14 @@
-//! placeholder
+//! The kernel side: loads, configures and attaches the eBPF programs, and hands out what they saw.
+//!
+//! The only crate with `unsafe`. A probe is a pair of files with one stem: `bpf/x.bpf.c`, `src/x.rs`. Record
+//! layouts are declared once, in `bpf/x.h`; their Rust side is generated. Knows nothing of HTTP.
+
+pub mod clock;
+mod error;
+pub mod kernel;
+pub mod nginx;
+pub mod process;
+mod ring;
+mod skeleton;
+
+pub use error::CaptureError;

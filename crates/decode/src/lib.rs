@@ -1,1 +1,8 @@
-//! placeholder
+//! From raw records to requests: every byte of the network is parsed, checked and masked here.
+//!
+//! Bad bytes become a named outcome, never a panic. Knows nothing of metrics or of what the kernel is asked.
+
+pub mod nginx;
+pub mod proof;
+
+pub mod mask;

@@ -1,1 +1,9 @@
-//! placeholder
+//! The edges: log lines, metrics, HTTP. The only crate that knows output formats.
+//!
+//! Nothing here can slow the hot loop: it hands over finished lines and immutable snapshots, and goes on.
+
+pub mod http;
+pub mod log;
+pub mod metrics;
+pub mod snapshot;
+mod text;

@@ -1,1 +1,8 @@
-//! placeholder
+//! What the events mean: groups, routes, counts, windows, and the ledger of what was lost.
+//!
+//! Never touches kernel, network or clock: time is an argument. Tested without root.
+
+pub mod ledger;
+pub mod traffic;
+pub mod routes;
+pub mod paths;

@@ -67,6 +67,8 @@ pub struct ConnectionLayout {
     pub socklen: u16,
     /// `ssl`; `None` where the binary was built without TLS.
     pub ssl: Option<u16>,
+    /// `pool`.
+    pub pool: u16,
     /// `number`.
     pub number: u16,
     /// `requests`.

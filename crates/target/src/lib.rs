@@ -2,4 +2,9 @@
 //!
 //! Knows procfs, ELF and DWARF; knows nothing about eBPF or requests.
 
+pub mod binary;
+pub mod counters;
+mod dwarf;
 pub mod layout;
+pub mod process;
+pub mod table;

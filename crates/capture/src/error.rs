@@ -1,0 +1,49 @@
+use std::{io, path::PathBuf};
+
+/// Why something could not be had from the kernel; the text says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The kernel refused for want of a capability.
+    #[error("the kernel refused to {action}: {capability} is missing. Give the process CAP_BPF and CAP_PERFMON (and CAP_SYS_ADMIN on kernels before 6.6), or run it as root")]
+    Capability {
+        /// What was tried.
+        action: &'static str,
+        /// What is missing, as far as can be told.
+        capability: String,
+    },
+    /// The kernel has no type information of itself.
+    #[error("this kernel has no BTF (/sys/kernel/btf/vmlinux): gatewatch needs Linux 5.8 or newer built with CONFIG_DEBUG_INFO_BTF=y")]
+    NoBtf,
+    /// The kernel refused a program or map.
+    #[error("the kernel did not take the {object} programs: {source}. `gatewatch doctor` tells what this kernel lacks")]
+    Load {
+        /// Which BPF object.
+        object: &'static str,
+        /// libbpf's own words.
+        source: libbpf_rs::Error,
+    },
+    /// A probe could not be attached to a binary.
+    #[error("cannot attach to {path}: {source}. `gatewatch doctor` tells what is missing")]
+    Attach {
+        /// The binary.
+        path: PathBuf,
+        /// libbpf's own words.
+        source: libbpf_rs::Error,
+    },
+    /// A map could not be read or written.
+    #[error("cannot {action}: {source}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// libbpf's own words.
+        source: libbpf_rs::Error,
+    },
+    /// The operating system failed otherwise.
+    #[error("cannot {action}: {source}")]
+    Os {
+        /// What was tried.
+        action: &'static str,
+        /// Its own words.
+        source: io::Error,
+    },
+}

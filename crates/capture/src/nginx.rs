@@ -1,0 +1,389 @@
+//! The nginx probe: `bpf/nginx.bpf.c`, loaded, attached, read.
+
+use std::{
+    collections::BTreeMap,
+    mem::{self, MaybeUninit},
+    path::Path,
+};
+
+use gatewatch_target::layout::Layout;
+use libbpf_rs::{
+    AsRawLibbpf, Link, MapCore, MapFlags, MapImpl, ProgramAttachType, ProgramImpl, UprobeMultiOpts, UprobeOpts,
+    skel::{OpenSkel, SkelBuilder},
+};
+
+use crate::{
+    CaptureError, kernel,
+    ring::Ring,
+    skeleton::nginx::{NginxSkel, NginxSkelBuilder, types},
+};
+
+pub use types::{
+    nginx_overflow as Overflow, nginx_record as Record, nginx_record_flags as Flags, nginx_try as Try,
+    nginx_worker as Worker,
+};
+
+/// Bytes kept of each text; what is longer is cut, and the record tells the whole length.
+pub mod limits {
+    /// Of the request line.
+    pub const LINE: usize = 1024;
+    /// Of the host.
+    pub const HOST: usize = 256;
+    /// Of the user agent.
+    pub const AGENT: usize = 256;
+    /// Of an upstream peer's name.
+    pub const PEER: usize = 64;
+}
+
+const NO_MEMBER: u16 = 0xffff;
+/// Gateway builds that can be told apart at once.
+pub const LAYOUTS_MAX: u16 = 32;
+
+/// How large the probe's tables are.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes of the ring that carries records; a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Worker processes told apart at once.
+    pub max_workers: u32,
+    /// Requests in flight whose start is kept, per worker; a power of two.
+    pub starts_per_worker: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { ring_bytes: 8 << 20, max_workers: 64, starts_per_worker: 4096 }
+    }
+}
+
+/// Where one gateway binary is to be probed: offsets in the file, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sites {
+    /// `ngx_http_process_request`; `None` for the lean tier, which takes nginx's own millisecond times.
+    pub start: Option<u64>,
+    /// `ngx_http_free_request`.
+    pub end: u64,
+}
+
+/// A binary being probed; detached when dropped.
+#[derive(Debug)]
+pub struct Attachment {
+    _links: Vec<Link>,
+}
+
+/// Names a layout given to [`NginxProbe::set_layout`]; one for each binary.
+pub type LayoutId = u16;
+
+/// The loaded probe.
+pub struct NginxProbe {
+    ring: Ring,
+    skel: NginxSkel<'static>,
+    generations: Vec<u8>,
+    multi: bool,
+}
+
+/// One record as the kernel wrote it.
+#[derive(Clone, Copy)]
+pub struct RawRecord<'a> {
+    /// The fixed part.
+    pub head: Record,
+    /// Request line, host, user agent, peers: one after the other.
+    pub text: &'a [u8],
+}
+
+impl<'a> RawRecord<'a> {
+    /// `None` where `bytes` is shorter than the fixed part.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        let (head, text) = bytes.split_at_checked(size_of::<Record>())?;
+        // SAFETY: `head` is exactly as long as `Record`, which is generated from integers and arrays of
+        // integers only, so any bytes are a value of it; `read_unaligned` asks for no alignment.
+        let head = unsafe { head.as_ptr().cast::<Record>().read_unaligned() };
+        Some(Self { head, text })
+    }
+}
+
+fn value_of<T: Copy + Default>(map: &MapImpl<'_>, key: u32) -> Option<T> {
+    let bytes = map.lookup(&key.to_ne_bytes(), MapFlags::ANY).ok()??;
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: used with generated types made of integers only, of which any bytes are a value; the length was
+    // checked; `read_unaligned` asks for no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: used with generated types made of integers without padding, whose bytes are all initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+fn map_error(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> CaptureError {
+    move |source| CaptureError::Map { action, source }
+}
+
+impl NginxProbe {
+    /// Loads the programs; attaches nothing yet.
+    ///
+    /// # Errors
+    /// A missing capability or BTF, or the kernel's refusal.
+    pub fn load(settings: Settings) -> Result<Self, CaptureError> {
+        check_rights("load the nginx programs")?;
+        let load = |source| CaptureError::Load { object: "nginx", source };
+        let multi = kernel::has_uprobe_multi();
+        // libbpf's object must stay where it is for the probe's life, which is the process's.
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = NginxSkelBuilder::default().open(storage).map_err(load)?;
+
+        let sets = (settings.starts_per_worker / 4).max(1).next_power_of_two();
+        if let Some(rodata) = &mut open.maps.rodata_data {
+            rodata.agent_pid_namespace = kernel::pid_namespace();
+            rodata.start_sets = sets;
+            rodata.wake_at = settings.ring_bytes / 8;
+            rodata.cookies = kernel::has_cookies();
+        }
+        open.maps.http_events.set_max_entries(settings.ring_bytes).map_err(load)?;
+        for map in [
+            &mut open.maps.workers,
+            &mut open.maps.scratches,
+            &mut open.maps.overflow,
+            &mut open.maps.free_workers,
+        ] {
+            map.set_max_entries(settings.max_workers).map_err(load)?;
+        }
+        open.maps.request_starts.set_max_entries(settings.max_workers * sets).map_err(load)?;
+        if multi {
+            open.progs.nginx_request_start.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            open.progs.nginx_request_end.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+        }
+
+        let skel = open.load().map_err(load)?;
+        let ring = Ring::new(&skel.maps.http_events).map_err(load)?;
+        let probe = Self { ring, skel, generations: Vec::new(), multi };
+        for index in 0..settings.max_workers {
+            probe.free_worker_row(index, 0)?;
+        }
+        Ok(Self { generations: vec![0; usize::try_from(settings.max_workers).unwrap_or(0)], ..probe })
+    }
+
+    fn free_worker_row(&self, index: u32, generation: u8) -> Result<(), CaptureError> {
+        let slot = index | u32::from(generation) << 16;
+        self.skel
+            .maps
+            .free_workers
+            .update(&[], &slot.to_ne_bytes(), MapFlags::ANY)
+            .map_err(map_error("free a row of the worker table"))
+    }
+
+    /// Makes a layout known to the programs under `id`, in place of the one it named before.
+    ///
+    /// # Errors
+    /// When `id` is not below [`LAYOUTS_MAX`].
+    pub fn set_layout(&self, id: LayoutId, layout: &Layout) -> Result<(), CaptureError> {
+        self.skel
+            .maps
+            .layouts
+            .update(&u32::from(id).to_ne_bytes(), bytes_of(&kernel_layout(layout)), MapFlags::ANY)
+            .map_err(map_error("store a layout"))
+    }
+
+    /// Probes every process, now and later, that runs `binary` (best given as `/proc/PID/exe`).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&self, binary: &Path, sites: Sites, layout: LayoutId) -> Result<Attachment, CaptureError> {
+        let mut links = Vec::new();
+        // The end first: a request that is seen to start but not to end would look as if it were in flight.
+        links.push(self.attach_one(&self.skel.progs.nginx_request_end, binary, sites.end, layout)?);
+        if let Some(start) = sites.start {
+            links.push(self.attach_one(&self.skel.progs.nginx_request_start, binary, start, layout)?);
+        }
+        Ok(Attachment { _links: links })
+    }
+
+    fn attach_one(
+        &self,
+        program: &ProgramImpl<'_, libbpf_rs::Mut>,
+        binary: &Path,
+        offset: u64,
+        layout: LayoutId,
+    ) -> Result<Link, CaptureError> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let cookie = u64::from(layout);
+        let link = if self.multi {
+            let options = UprobeMultiOpts { offsets: vec![offset], cookies: vec![cookie], ..Default::default() };
+            program.attach_uprobe_multi_with_opts(-1, binary, "", options)
+        } else {
+            let options = UprobeOpts { cookie, ..Default::default() };
+            program.attach_uprobe_with_opts(-1, binary, offset, options)
+        };
+        link.map_err(|source| CaptureError::Attach { path: binary.to_owned(), source })
+    }
+
+    /// Hands up to `limit` waiting records to `sink`; how many there were.
+    pub fn drain(&self, limit: usize, mut sink: impl FnMut(&[u8])) -> usize {
+        self.ring.drain(limit, &mut sink)
+    }
+
+    /// Readable when the ring has filled enough for the kernel to wake the agent.
+    #[must_use]
+    pub fn wake_fd(&self) -> i32 {
+        self.ring.epoll_fd()
+    }
+
+    /// The rows in use of the worker table, by index.
+    #[must_use]
+    pub fn workers(&self) -> BTreeMap<u32, Worker> {
+        (0..u32::try_from(self.generations.len()).unwrap_or(0))
+            .filter_map(|index| Some((index, value_of::<Worker>(&self.skel.maps.workers, index)?)))
+            .filter(|(_, worker)| worker.pid != 0)
+            .collect()
+    }
+
+    /// What is kept of a worker's requests that found no room in the ring.
+    #[must_use]
+    pub fn overflow(&self, worker: u32) -> Overflow {
+        value_of(&self.skel.maps.overflow, worker).unwrap_or_default()
+    }
+
+    /// Entries of probed functions by processes for which the worker table had no row left.
+    #[must_use]
+    pub fn no_worker(&self) -> u64 {
+        let rows = self.skel.maps.no_worker.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY);
+        let sum = |row: &Vec<u8>| row.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+        rows.ok().flatten().map_or(0, |rows| rows.iter().map(sum).sum())
+    }
+
+    /// Gives the row of a dead worker back. Read its counters first.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn release_worker(&mut self, index: u32, worker: &Worker) -> Result<(), CaptureError> {
+        let maps = &self.skel.maps;
+        let key = index.to_ne_bytes();
+        let place = (worker.pid & 1023).to_ne_bytes();
+        maps.worker_memo
+            .update(&place, &0u64.to_ne_bytes(), MapFlags::ANY)
+            .map_err(map_error("forget a worker"))?;
+        maps.worker_ids.delete(&worker.pid.to_ne_bytes()).map_err(map_error("forget a worker"))?;
+        maps.overflow
+            .update(&key, bytes_of(&Overflow::default()), MapFlags::ANY)
+            .map_err(map_error("clear a worker's overflow"))?;
+        maps.workers
+            .update(&key, bytes_of(&Worker::default()), MapFlags::ANY)
+            .map_err(map_error("clear a worker's row"))?;
+        let Some(generation) = usize::try_from(index).ok().and_then(|index| self.generations.get_mut(index)) else {
+            return Ok(());
+        };
+        // Starts the worker left behind carry the old generation and count as free places.
+        *generation = generation.wrapping_add(1);
+        let generation = *generation;
+        self.free_worker_row(index, generation)
+    }
+
+    /// Nanoseconds run and times run of each program, where the kernel counts them
+    /// (`kernel.bpf_stats_enabled`).
+    #[must_use]
+    pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
+        let progs = &self.skel.progs;
+        [
+            ("nginx_request_start", &progs.nginx_request_start),
+            ("nginx_request_end", &progs.nginx_request_end),
+        ]
+        .into_iter()
+        .filter_map(|(name, program)| {
+            let (ns, count) = run_time(program)?;
+            Some((name, ns, count))
+        })
+        .collect()
+    }
+}
+
+fn run_time(program: &ProgramImpl<'_, libbpf_rs::Mut>) -> Option<(u64, u64)> {
+    let mut info = libbpf_rs::libbpf_sys::bpf_prog_info::default();
+    let mut len = u32::try_from(mem::size_of_val(&info)).ok()?;
+    // SAFETY: the program is loaded, so its descriptor is open; `info` is writable for `len` bytes.
+    let failed = unsafe {
+        let fd = libbpf_rs::libbpf_sys::bpf_program__fd(program.as_libbpf_object().as_ptr());
+        libbpf_rs::libbpf_sys::bpf_prog_get_info_by_fd(fd, &raw mut info, &raw mut len)
+    };
+    (failed == 0).then_some((info.run_time_ns, info.run_cnt))
+}
+
+/// One clear sentence instead of an errno.
+pub(crate) fn check_rights(action: &'static str) -> Result<(), CaptureError> {
+    if !kernel::has_btf() {
+        return Err(CaptureError::NoBtf);
+    }
+    let missing = kernel::missing_capabilities();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let capability = missing.iter().map(|c| c.name()).collect::<Vec<_>>().join(" and ");
+    Err(CaptureError::Capability { action, capability })
+}
+
+fn kernel_layout(layout: &Layout) -> types::nginx_layout {
+    let (request, connection, state) = (&layout.request, &layout.connection, &layout.upstream_state);
+    let last = [
+        request.connection,
+        request.upstream_states,
+        request.user_agent,
+        request.server + 8,
+        request.status,
+        request.start_msec,
+        request.method,
+        request.http_version,
+        request.request_line + 8,
+        request.main,
+        request.request_length,
+        request.err_status,
+    ]
+    .into_iter()
+    .max()
+    .unwrap_or(0);
+    let connection_members = [
+        connection.sent,
+        connection.sockaddr,
+        connection.socklen,
+        connection.pool,
+        connection.number,
+        connection.requests,
+        connection.ssl.unwrap_or(connection.number),
+    ];
+    let from = connection_members.into_iter().min().unwrap_or(0);
+    let to = connection_members.into_iter().max().unwrap_or(0) + 8;
+    types::nginx_layout {
+        request_read: last + 8,
+        connection: request.connection,
+        upstream_states: request.upstream_states,
+        user_agent: request.user_agent,
+        server: request.server,
+        status: request.status,
+        start_sec: request.start_sec,
+        start_msec: request.start_msec,
+        method: request.method,
+        http_version: request.http_version,
+        request_line: request.request_line,
+        main: request.main,
+        request_length: request.request_length,
+        err_status: request.err_status,
+        connection_from: from,
+        connection_read: to - from,
+        sent: connection.sent - from,
+        sockaddr: connection.sockaddr - from,
+        socklen: connection.socklen - from,
+        ssl: connection.ssl.map_or(NO_MEMBER, |ssl| ssl - from),
+        pool: connection.pool - from,
+        number: connection.number - from,
+        requests: connection.requests - from,
+        table_elt_value: layout.table_elt_value,
+        state_size: state.size,
+        state_status: state.status,
+        state_response_time: state.response_time,
+        state_connect_time: state.connect_time,
+        state_header_time: state.header_time,
+        state_bytes_received: state.bytes_received,
+        state_peer: state.peer,
+    }
+}

@@ -1,0 +1,54 @@
+//! A ring buffer whose records go to whoever drains it.
+
+use std::{cell::Cell, rc::Rc};
+
+use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
+
+type Sink<'a> = dyn FnMut(&[u8]) + 'a;
+
+/// libbpf-rs binds a callback for the buffer's whole life; this one lends it anew at each drain, so that the
+/// caller's state needs no cell of its own.
+pub(crate) struct Ring {
+    buffer: RingBuffer<'static>,
+    sink: Rc<Cell<Option<*mut Sink<'static>>>>,
+}
+
+impl Ring {
+    pub(crate) fn new(map: &dyn MapCore) -> libbpf_rs::Result<Self> {
+        let sink: Rc<Cell<Option<*mut Sink<'static>>>> = Rc::default();
+        let lent = Rc::clone(&sink);
+        let mut builder = RingBufferBuilder::new();
+        builder.add(map, move |bytes| {
+            if let Some(sink) = lent.get() {
+                // SAFETY: the pointer is set only inside `drain`, for the time of the consuming call, from a
+                // `&mut` that outlives it; the callback runs on the same thread, inside that call, and once
+                // at a time.
+                unsafe { (*sink)(bytes) }
+            }
+            0
+        })?;
+        Ok(Self { buffer: builder.build()?, sink })
+    }
+
+    /// Hands up to `limit` waiting records to `sink`; how many there were.
+    pub(crate) fn drain(&self, limit: usize, sink: &mut Sink<'_>) -> usize {
+        let sink: *mut Sink<'_> = sink;
+        // SAFETY: only the lifetime changes; `Lent` takes the pointer back before this function returns or
+        // unwinds, so it is never used past the borrow.
+        let sink = unsafe { std::mem::transmute::<*mut Sink<'_>, *mut Sink<'static>>(sink) };
+        struct Lent<'a>(&'a Cell<Option<*mut Sink<'static>>>);
+        impl Drop for Lent<'_> {
+            fn drop(&mut self) {
+                self.0.set(None);
+            }
+        }
+        self.sink.set(Some(sink));
+        let _lent = Lent(&self.sink);
+        usize::try_from(self.buffer.consume_raw_n(limit)).unwrap_or(0)
+    }
+
+    /// A file descriptor that is readable when the kernel woke the reader.
+    pub(crate) fn epoll_fd(&self) -> i32 {
+        self.buffer.epoll_fd()
+    }
+}

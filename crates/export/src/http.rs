@@ -1,0 +1,175 @@
+//! The HTTP server. Its routes:
+//!
+//! | route | answer |
+//! | --- | --- |
+//! | `/metrics` | everything counted, in OpenMetrics' text format |
+//! | `/healthz` | 200 while the hot loop turns, else 503 |
+//! | `/readyz` | 200 once the probes are loaded and a gateway is watched, else 503 |
+//! | `/api/v1/statistics` | counts and percentiles by dimension, as JSON |
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{log::FiguresLine, metrics, snapshot::Snapshot};
+
+/// How long a scrape waits for the hot loop to publish; past that it gets the last picture.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// A hot loop that has not turned for so long is not healthy.
+const STALE: u64 = 5_000_000_000;
+
+/// Where the hot loop and the server meet. The loop never waits for the server.
+#[derive(Debug)]
+pub struct Exchange {
+    wanted: AtomicBool,
+    latest: watch::Sender<Arc<Snapshot>>,
+    turned_ns: AtomicU64,
+    ready: AtomicBool,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            wanted: AtomicBool::new(false),
+            latest: watch::Sender::new(Arc::default()),
+            turned_ns: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Exchange {
+    /// For the hot loop: it turns, at `now_ns` of the clock [`serve`] was given. Whether somebody waits for a
+    /// snapshot.
+    pub fn turn(&self, now_ns: u64) -> bool {
+        self.turned_ns.store(now_ns, Ordering::Relaxed);
+        self.wanted.swap(false, Ordering::Relaxed)
+    }
+
+    /// For the hot loop: a new snapshot.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.latest.send_replace(Arc::new(snapshot));
+    }
+
+    /// For the hot loop: a gateway is watched, or none is.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// A snapshot not older than this call, if the hot loop publishes one in time, else the last.
+    pub async fn fresh(&self) -> Arc<Snapshot> {
+        let mut latest = self.latest.subscribe();
+        latest.mark_unchanged();
+        self.wanted.store(true, Ordering::Relaxed);
+        let _in_time = tokio::time::timeout(PATIENCE, latest.changed()).await;
+        let snapshot = Arc::clone(&latest.borrow());
+        snapshot
+    }
+}
+
+#[derive(Clone)]
+struct App {
+    exchange: Arc<Exchange>,
+    now_ns: fn() -> u64,
+}
+
+/// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(
+    address: SocketAddr,
+    exchange: Arc<Exchange>,
+    now_ns: fn() -> u64,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/metrics", get(serve_metrics))
+        .route("/healthz", get(healthy))
+        .route("/readyz", get(ready))
+        .route("/api/v1/statistics", get(statistics))
+        .with_state(App { exchange, now_ns });
+    let listener = TcpListener::bind(address).await?;
+    axum::serve(listener, app).with_graceful_shutdown(stop).await
+}
+
+async fn serve_metrics(State(app): State<App>) -> Response {
+    let snapshot = app.exchange.fresh().await;
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(snapshot)).into_response()
+}
+
+async fn healthy(State(app): State<App>) -> Response {
+    let age = (app.now_ns)().saturating_sub(app.exchange.turned_ns.load(Ordering::Relaxed));
+    if age < STALE {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        let text = format!("the hot loop has not turned for {} s\n", age / 1_000_000_000);
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}
+
+async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
+    if app.exchange.ready.load(Ordering::Relaxed) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "no gateway is watched yet: see the log, or run `gatewatch doctor`\n")
+    }
+}
+
+#[derive(Serialize)]
+struct StatisticsAnswer<'a> {
+    window_seconds: f64,
+    total: FiguresLine,
+    window: FiguresLine,
+    dimensions: std::collections::BTreeMap<&'static str, Vec<RowAnswer<'a>>>,
+}
+
+#[derive(Serialize)]
+struct RowAnswer<'a> {
+    name: &'a str,
+    total: FiguresLine,
+    window: FiguresLine,
+}
+
+async fn statistics(State(app): State<App>) -> Response {
+    let snapshot = app.exchange.fresh().await;
+    let statistics = &snapshot.statistics;
+    let answer = StatisticsAnswer {
+        window_seconds: statistics.window_seconds,
+        total: (&statistics.all.total).into(),
+        window: (&statistics.all.window).into(),
+        dimensions: statistics
+            .dimensions
+            .iter()
+            .map(|(name, rows)| {
+                let rows = rows.iter();
+                let rows = rows.map(|row| RowAnswer {
+                    name: &row.name,
+                    total: (&row.total).into(),
+                    window: (&row.window).into(),
+                });
+                (*name, rows.collect())
+            })
+            .collect(),
+    };
+    match serde_json::to_string(&answer) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

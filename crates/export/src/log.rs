@@ -1,0 +1,527 @@
+//! Log lines: a request, the statistics, or what the agent has to say; as JSON or text.
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, SyncSender, TrySendError},
+    },
+    thread,
+};
+
+use gatewatch_event::request::{LUA_PHASES, Request};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    snapshot::{Figures, Row, Statistics},
+    text::{Plain, is_unsafe},
+};
+
+/// How important a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl Level {
+    /// As it stands in a line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Lines below are not written; `Debug` also adds detail to the lines of requests.
+    pub level: Level,
+    /// JSON, else text.
+    pub json: bool,
+    /// A line for each request (at `info`).
+    pub requests: bool,
+}
+
+/// Texts of a request that were masked, and what was found out about it.
+#[derive(Clone, Debug)]
+pub struct Details<'a> {
+    /// The gateway instance.
+    pub gateway: &'a str,
+    /// The service; empty: none.
+    pub service: &'a str,
+    /// The path's group.
+    pub route: &'a str,
+    /// The target, masked.
+    pub target: Cow<'a, str>,
+    /// The host, masked.
+    pub host: Cow<'a, str>,
+    /// The user agent, masked.
+    pub user_agent: Cow<'a, str>,
+    /// The client's address, masked.
+    pub remote: Cow<'a, str>,
+    /// The upstream servers tried, masked.
+    pub peers: Vec<Cow<'a, str>>,
+    /// When it ended, in nanoseconds since 1970.
+    pub ended_ns: u64,
+}
+
+/// Bytes of finished lines that go to the writer at once.
+const CHUNK: usize = 64 << 10;
+/// Chunks that may wait for a reader that does not read: 4 MiB.
+const WAITING: usize = 64;
+
+/// Collects lines and hands them to a thread that writes them, so that a blocked reader blocks nobody else.
+#[derive(Debug)]
+pub struct Log {
+    settings: Settings,
+    buffer: Vec<u8>,
+    lines: u64,
+    out: SyncSender<Vec<u8>>,
+    lost: u64,
+    failed: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// Writes to `sink`, in a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn new(settings: Settings, mut sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let (out, chunks) = mpsc::sync_channel::<Vec<u8>>(WAITING);
+        let failed = Arc::new(AtomicU64::new(0));
+        let failures = Arc::clone(&failed);
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            for chunk in chunks {
+                if sink.write_all(&chunk).and_then(|()| sink.flush()).is_err() {
+                    let lines = chunk.iter().filter(|byte| **byte == b'\n').count();
+                    failures.fetch_add(u64::try_from(lines).unwrap_or(0), Ordering::Relaxed);
+                }
+            }
+        })?;
+        Ok(Self { settings, buffer: Vec::with_capacity(CHUNK), lines: 0, out, lost: 0, failed })
+    }
+
+    /// Lines of this level are written.
+    #[must_use]
+    pub fn writes(&self, level: Level) -> bool {
+        level >= self.settings.level
+    }
+
+    /// Lines for requests are written.
+    #[must_use]
+    pub fn writes_requests(&self) -> bool {
+        self.settings.requests && self.writes(Level::Info)
+    }
+
+    /// Lines that were lost because nobody read them, or the reader was gone.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost + self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Something the agent has to say.
+    pub fn say(&mut self, level: Level, now_ns: u64, msg: &str) {
+        if !self.writes(level) {
+            return;
+        }
+        if self.settings.json {
+            #[derive(Serialize)]
+            struct Line<'a> {
+                level: &'static str,
+                msg: &'a str,
+                timestamp: String,
+            }
+            self.json(&Line { level: level.name(), msg, timestamp: timestamp(now_ns) });
+        } else {
+            let time = timestamp(now_ns);
+            self.text(format_args!("{time} {:5} {}", level.name(), Plain(msg)));
+        }
+    }
+
+    /// A finished request.
+    pub fn request(&mut self, request: &Request<'_>, details: &Details<'_>) {
+        if !self.writes_requests() {
+            return;
+        }
+        if self.settings.json {
+            let line = RequestLine::new(request, details, self.writes(Level::Debug));
+            self.json(&line);
+        } else {
+            self.request_text(request, details);
+        }
+    }
+
+    fn request_text(&mut self, request: &Request<'_>, details: &Details<'_>) {
+        let time = timestamp(details.ended_ns);
+        let upstream = details.peers.last().map_or_else(String::new, |peer| format!(" -> {}", Plain(peer)));
+        let service = if details.service.is_empty() { String::new() } else { format!(" [{}]", Plain(details.service)) };
+        let method = String::from_utf8_lossy(request.method_name);
+        let tls = if request.tls { "+tls" } else { "" };
+        self.text(format_args!(
+            "{time} info  {} {} {} {}{} {} {:.3}ms {}{tls} {}{service}{upstream}",
+            Plain(details.gateway),
+            request.status,
+            Plain(&method),
+            Plain(&host(request, details)),
+            Plain(&details.target),
+            Plain(details.route),
+            milliseconds(request.duration_ns),
+            request.protocol.name(),
+            Plain(&details.remote),
+        ));
+        if self.writes(Level::Debug) {
+            let line = RequestLine::new(request, details, true);
+            let rest = serde_json::to_string(&line.more).unwrap_or_default();
+            self.text(format_args!("{time} debug {}", Plain(&rest)));
+        }
+    }
+
+    /// The statistics of a window.
+    pub fn statistics(&mut self, now_ns: u64, statistics: &Statistics, in_flight: Option<u64>, lost: u64) {
+        if !self.writes(Level::Info) {
+            return;
+        }
+        if self.settings.json {
+            self.json(&StatisticsLine::new(now_ns, statistics, in_flight, lost));
+            return;
+        }
+        let (window, total) = (&statistics.all.window, &statistics.all.total);
+        let time = timestamp(now_ns);
+        let in_flight = in_flight.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        self.text(format_args!(
+            "{time} stats {} requests in {:.0} s, {:.1}/s, 4xx {}, 5xx {}, mean {:.3} ms, p50 {:.3}, p90 {:.3}, p99 {:.3}; in all {}, 4xx {}, 5xx {}; in flight {in_flight}; lost {lost}",
+            window.requests,
+            statistics.window_seconds,
+            rate(window, statistics.window_seconds),
+            window.client_errors,
+            window.server_errors,
+            milliseconds(window.mean_ns),
+            milliseconds(window.percentiles_ns[0]),
+            milliseconds(window.percentiles_ns[1]),
+            milliseconds(window.percentiles_ns[2]),
+            total.requests,
+            total.client_errors,
+            total.server_errors,
+        ));
+        for (dimension, rows) in &statistics.dimensions {
+            for row in rows.iter().take(TOP).filter(|row| row.window.requests > 0 && !row.name.is_empty()) {
+                self.text(format_args!(
+                    "{time} stats   {dimension:8} {:7} requests  4xx {:5}  5xx {:5}  p50 {:9.3} ms  p99 {:9.3} ms  {}",
+                    row.window.requests,
+                    row.window.client_errors,
+                    row.window.server_errors,
+                    milliseconds(row.window.percentiles_ns[0]),
+                    milliseconds(row.window.percentiles_ns[2]),
+                    Plain(&row.name),
+                ));
+            }
+        }
+    }
+
+    fn json(&mut self, line: &impl Serialize) {
+        // Writing to a vector cannot fail, nor can the types written.
+        let from = self.buffer.len();
+        let _infallible = serde_json::to_writer(&mut self.buffer, line);
+        escape_unsafe(&mut self.buffer, from);
+        self.buffer.push(b'\n');
+        self.finished();
+    }
+
+    fn text(&mut self, line: std::fmt::Arguments<'_>) {
+        let _infallible = writeln!(self.buffer, "{line}");
+        self.finished();
+    }
+
+    fn finished(&mut self) {
+        self.lines += 1;
+        if self.buffer.len() >= CHUNK {
+            self.flush();
+        }
+    }
+
+    /// Hands the finished lines to the writer. Call it at each turn of the loop.
+    pub fn flush(&mut self) {
+        if self.buffer.is_empty() {
+            return;
+        }
+        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.out.try_send(chunk) {
+            self.lost += self.lines;
+        }
+        self.lines = 0;
+    }
+}
+
+/// `serde_json` escapes what JSON asks for; a terminal asks for more.
+fn escape_unsafe(buffer: &mut Vec<u8>, from: usize) {
+    let tail = buffer.get(from..).unwrap_or(&[]);
+    if tail.is_ascii() && !tail.contains(&0x7f) {
+        return;
+    }
+    let line = String::from_utf8_lossy(tail).into_owned();
+    buffer.truncate(from);
+    for c in line.chars() {
+        let mut units = [0; 2];
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut units) {
+                let _infallible = write!(buffer, "\\u{unit:04x}");
+            }
+        } else {
+            let mut bytes = [0; 4];
+            buffer.extend_from_slice(c.encode_utf8(&mut bytes).as_bytes());
+        }
+    }
+}
+
+/// Lines a dimension has in the text statistics.
+const TOP: usize = 5;
+
+#[allow(clippy::cast_precision_loss)] // for reading, to three places
+fn milliseconds(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+#[allow(clippy::cast_precision_loss)] // for reading, to one place
+fn rate(figures: &Figures, seconds: f64) -> f64 {
+    if seconds > 0.0 { figures.requests as f64 / seconds } else { 0.0 }
+}
+
+/// RFC 3339, UTC, to the millisecond.
+fn timestamp(ns: u64) -> String {
+    let time = Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default();
+    format!("{time:.3}")
+}
+
+fn host<'a>(request: &Request<'_>, details: &'a Details<'_>) -> Cow<'a, str> {
+    match request.host_port {
+        Some(port) => Cow::Owned(format!("{}:{port}", details.host)),
+        None => Cow::Borrowed(&details.host),
+    }
+}
+
+/// K6's line, its fields first and in its order.
+#[derive(Serialize)]
+struct RequestLine<'a> {
+    level: &'static str,
+    msg: &'static str,
+    method: Cow<'a, str>,
+    host: Cow<'a, str>,
+    path: &'a str,
+    status_code: u16,
+    response_time_ns: u64,
+    error_code: u8,
+    timestamp: String,
+    gateway: &'a str,
+    service: &'a str,
+    route: &'a str,
+    protocol: &'static str,
+    tls: bool,
+    remote_addr: &'a str,
+    user_agent: &'a str,
+    request_bytes: u64,
+    response_bytes: u64,
+    pid: u32,
+    tid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_addr: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_tries: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_first_byte_ms: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cut: bool,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    more: Option<More<'a>>,
+}
+
+/// What `debug` adds.
+#[derive(Serialize)]
+struct More<'a> {
+    connection: u64,
+    connection_request: u64,
+    precise: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tries: Vec<TryLine<'a>>,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    lua_ns: std::collections::BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cut_fields: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct TryLine<'a> {
+    addr: &'a str,
+    status: u16,
+    connect_ms: Option<u32>,
+    first_byte_ms: Option<u32>,
+    response_ms: Option<u32>,
+    bytes_received: u64,
+}
+
+impl<'a> RequestLine<'a> {
+    fn new(request: &Request<'a>, details: &'a Details<'a>, more: bool) -> Self {
+        let tries = request.told_tries();
+        let last = tries.last();
+        Self {
+            level: Level::Info.name(),
+            msg: "HTTP Request",
+            method: String::from_utf8_lossy(request.method_name),
+            host: host(request, details),
+            path: &details.target,
+            status_code: request.status,
+            response_time_ns: request.duration_ns,
+            error_code: request.error as u8,
+            timestamp: timestamp(details.ended_ns),
+            gateway: details.gateway,
+            service: details.service,
+            route: details.route,
+            protocol: request.protocol.name(),
+            tls: request.tls,
+            remote_addr: &details.remote,
+            user_agent: &details.user_agent,
+            request_bytes: request.request_bytes,
+            response_bytes: request.response_bytes,
+            pid: request.pid,
+            tid: request.tid,
+            upstream_addr: details.peers.last().map(|peer| &**peer),
+            upstream_status: last.map(|last| last.status),
+            upstream_tries: last.map(|_| request.tries),
+            upstream_ms: request.upstream_ms(),
+            upstream_first_byte_ms: request.upstream_header_ms(),
+            cut: request.cut.any(),
+            more: more.then(|| More::new(request, details)),
+        }
+    }
+}
+
+impl<'a> More<'a> {
+    fn new(request: &Request<'a>, details: &'a Details<'a>) -> Self {
+        let cut = request.cut;
+        let cut_fields = [
+            ("path", cut.target),
+            ("host", cut.host),
+            ("user_agent", cut.user_agent),
+            ("upstream_addr", cut.upstream),
+        ];
+        Self {
+            connection: request.connection,
+            connection_request: request.connection_request,
+            precise: request.precise,
+            tries: request
+                .told_tries()
+                .iter()
+                .zip(&details.peers)
+                .map(|(tried, peer)| TryLine {
+                    addr: peer,
+                    status: tried.status,
+                    connect_ms: tried.connect_ms,
+                    first_byte_ms: tried.header_ms,
+                    response_ms: tried.response_ms,
+                    bytes_received: tried.bytes_received,
+                })
+                .collect(),
+            lua_ns: LUA_PHASES.into_iter().zip(request.lua_ns).filter(|(_, ns)| *ns > 0).collect(),
+            cut_fields: cut_fields.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct StatisticsLine<'a> {
+    level: &'static str,
+    msg: &'static str,
+    timestamp: String,
+    total_requests: u64,
+    total_responses: u64,
+    total_errors: u64,
+    total_client_errors: u64,
+    total_server_errors: u64,
+    mean_response_time_ns: u64,
+    requests_in_flight: Option<u64>,
+    last_request: Option<String>,
+    lost: u64,
+    window_seconds: f64,
+    window: FiguresLine,
+    #[serde(flatten)]
+    dimensions: std::collections::BTreeMap<&'static str, std::collections::BTreeMap<&'a str, FiguresLine>>,
+}
+
+/// Counts and percentiles, as they stand in JSON; milliseconds.
+#[derive(Serialize)]
+pub(crate) struct FiguresLine {
+    requests: u64,
+    client_errors: u64,
+    server_errors: u64,
+    request_bytes: u64,
+    response_bytes: u64,
+    mean_ms: f64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+}
+
+impl From<&Figures> for FiguresLine {
+    fn from(figures: &Figures) -> Self {
+        let [p50, p90, p99] = figures.percentiles_ns;
+        Self {
+            requests: figures.requests,
+            client_errors: figures.client_errors,
+            server_errors: figures.server_errors,
+            request_bytes: figures.request_bytes,
+            response_bytes: figures.response_bytes,
+            mean_ms: milliseconds(figures.mean_ns),
+            p50_ms: milliseconds(p50),
+            p90_ms: milliseconds(p90),
+            p99_ms: milliseconds(p99),
+        }
+    }
+}
+
+impl<'a> StatisticsLine<'a> {
+    fn new(now_ns: u64, statistics: &'a Statistics, in_flight: Option<u64>, lost: u64) -> Self {
+        let total = &statistics.all.total;
+        let top = |rows: &'a [Row]| rows.iter().take(2 * TOP).map(|row| (row.name.as_str(), (&row.window).into()));
+        Self {
+            level: Level::Info.name(),
+            msg: "Statistics",
+            timestamp: timestamp(now_ns),
+            total_requests: total.requests + in_flight.unwrap_or(0),
+            total_responses: total.requests,
+            total_errors: total.client_errors + total.server_errors,
+            total_client_errors: total.client_errors,
+            total_server_errors: total.server_errors,
+            mean_response_time_ns: total.mean_ns,
+            requests_in_flight: in_flight,
+            last_request: (statistics.last_request_ns > 0).then(|| timestamp(statistics.last_request_ns)),
+            lost,
+            window_seconds: statistics.window_seconds,
+            window: (&statistics.all.window).into(),
+            dimensions: statistics.dimensions.iter().map(|(name, rows)| (*name, top(rows).collect())).collect(),
+        }
+    }
+}
+
+/// A line for people, without a log: used by commands that print and end.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut line = String::new();
+    let _infallible = write!(line, "{}", Plain(text));
+    line
+}

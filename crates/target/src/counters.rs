@@ -1,0 +1,86 @@
+//! The gateway's own count of its requests, read from its memory: what `stub_status` shows, without asking it.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{binary::Binary, process::ProcRoot};
+
+/// One reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Requests begun since the gateway was started; counts over reloads and workers.
+    pub requests: u64,
+    /// Of those, requests that have not ended.
+    pub open: u64,
+}
+
+impl Reading {
+    /// Requests that have ended.
+    #[must_use]
+    pub fn ended(self) -> u64 {
+        self.requests.saturating_sub(self.open)
+    }
+}
+
+/// The counters of one instance, in memory that its processes share.
+#[derive(Debug)]
+pub struct Counters {
+    memory: File,
+    requests: u64,
+    reading: u64,
+    writing: u64,
+}
+
+impl Counters {
+    /// Finds the counters in a process of the instance.
+    ///
+    /// # Errors
+    /// When the process may not be read (needs `CAP_SYS_PTRACE`), or the binary does not export its counters
+    /// (built without `stub_status`).
+    pub fn open(root: &ProcRoot, pid: u32, binary: &Binary) -> io::Result<Self> {
+        let memory = File::open(root.path().join(pid.to_string()).join("mem"))?;
+        let base = if binary.position_independent { load_address(root, pid)? } else { 0 };
+        let read = |name: &str| {
+            let address = binary.counters.get(name).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, "the gateway was built without stub_status")
+            })?;
+            read_u64(&memory, base.wrapping_add(*address))
+        };
+        let (requests, reading, writing) =
+            (read("ngx_stat_requests")?, read("ngx_stat_reading")?, read("ngx_stat_writing")?);
+        Ok(Self { memory, requests, reading, writing })
+    }
+
+    /// Reads them now.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn read(&self) -> io::Result<Reading> {
+        // A request that begins between the reads is then open and not counted: never the other way round.
+        let open = read_u64(&self.memory, self.reading)?.wrapping_add(read_u64(&self.memory, self.writing)?);
+        let requests = read_u64(&self.memory, self.requests)?;
+        Ok(Reading { requests, open: if open > requests { 0 } else { open } })
+    }
+}
+
+fn read_u64(memory: &File, address: u64) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    memory.read_exact_at(&mut bytes, address)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn load_address(root: &ProcRoot, pid: u32) -> io::Result<u64> {
+    let gone = || io::Error::new(io::ErrorKind::NotFound, "the gateway's program is not mapped");
+    let exe: PathBuf = std::fs::read_link(root.exe(pid))?;
+    let mapped = root.mapped_programs(pid);
+    let exact = mapped.get(&exe).copied();
+    let by_name = || {
+        let name = exe.file_name()?;
+        mapped.iter().find(|(path, _)| Path::new(path).file_name() == Some(name)).map(|(_, base)| *base)
+    };
+    exact.or_else(by_name).ok_or_else(gone)
+}
