@@ -4,7 +4,9 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The kernel refused for want of a capability.
-    #[error("the kernel refused to {action}: {capability} is missing. Give the process CAP_BPF and CAP_PERFMON (and CAP_SYS_ADMIN on kernels before 6.6), or run it as root")]
+    #[error(
+        "the kernel refused to {action}: {capability} is missing. Give the process CAP_BPF and CAP_PERFMON (and CAP_SYS_ADMIN on kernels before 6.6), or run it as root"
+    )]
     Capability {
         /// What was tried.
         action: &'static str,
@@ -12,10 +14,14 @@ pub enum CaptureError {
         capability: String,
     },
     /// The kernel has no type information of itself.
-    #[error("this kernel has no BTF (/sys/kernel/btf/vmlinux): gatewatch needs Linux 5.8 or newer built with CONFIG_DEBUG_INFO_BTF=y")]
+    #[error(
+        "this kernel has no BTF (/sys/kernel/btf/vmlinux): gatewatch needs Linux 5.8 or newer built with CONFIG_DEBUG_INFO_BTF=y"
+    )]
     NoBtf,
     /// The kernel refused a program or map.
-    #[error("the kernel did not take the {object} programs: {source}. `gatewatch doctor` tells what this kernel lacks")]
+    #[error(
+        "the kernel did not take the {object} programs: {source}. `gatewatch doctor` tells what this kernel lacks"
+    )]
     Load {
         /// Which BPF object.
         object: &'static str,

@@ -4,11 +4,13 @@ use std::{
     collections::BTreeMap,
     mem::{self, MaybeUninit},
     path::Path,
+    time::Duration,
 };
 
 use gatewatch_target::layout::Layout;
 use libbpf_rs::{
-    AsRawLibbpf, Link, MapCore, MapFlags, MapImpl, ProgramAttachType, ProgramImpl, UprobeMultiOpts, UprobeOpts,
+    AsRawLibbpf, Link, MapCore, MapFlags, MapImpl, ProgramAttachType, ProgramImpl, UprobeMultiOpts,
+    UprobeOpts,
     skel::{OpenSkel, SkelBuilder},
 };
 
@@ -48,11 +50,18 @@ pub struct Settings {
     pub max_workers: u32,
     /// Requests in flight whose start is kept, per worker; a power of two.
     pub starts_per_worker: u32,
+    /// Inode of the pid namespace in which the agent names processes; 0: its own.
+    pub pid_namespace: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, max_workers: 64, starts_per_worker: 4096 }
+        Self {
+            ring_bytes: 8 << 20,
+            max_workers: 64,
+            starts_per_worker: 4096,
+            pid_namespace: 0,
+        }
     }
 }
 
@@ -129,7 +138,10 @@ impl NginxProbe {
     /// A missing capability or BTF, or the kernel's refusal.
     pub fn load(settings: Settings) -> Result<Self, CaptureError> {
         check_rights("load the nginx programs")?;
-        let load = |source| CaptureError::Load { object: "nginx", source };
+        let load = |source| CaptureError::Load {
+            object: "nginx",
+            source,
+        };
         let multi = kernel::has_uprobe_multi();
         // libbpf's object must stay where it is for the probe's life, which is the process's.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
@@ -137,12 +149,18 @@ impl NginxProbe {
 
         let sets = (settings.starts_per_worker / 4).max(1).next_power_of_two();
         if let Some(rodata) = &mut open.maps.rodata_data {
-            rodata.agent_pid_namespace = kernel::pid_namespace();
+            rodata.agent_pid_namespace = match settings.pid_namespace {
+                0 => kernel::pid_namespace(),
+                inode => inode,
+            };
             rodata.start_sets = sets;
             rodata.wake_at = settings.ring_bytes / 8;
             rodata.cookies = kernel::has_cookies();
         }
-        open.maps.http_events.set_max_entries(settings.ring_bytes).map_err(load)?;
+        open.maps
+            .http_events
+            .set_max_entries(settings.ring_bytes)
+            .map_err(load)?;
         for map in [
             &mut open.maps.workers,
             &mut open.maps.scratches,
@@ -151,19 +169,34 @@ impl NginxProbe {
         ] {
             map.set_max_entries(settings.max_workers).map_err(load)?;
         }
-        open.maps.request_starts.set_max_entries(settings.max_workers * sets).map_err(load)?;
+        open.maps
+            .request_starts
+            .set_max_entries(settings.max_workers * sets)
+            .map_err(load)?;
         if multi {
-            open.progs.nginx_request_start.set_attach_type(ProgramAttachType::TraceUprobeMulti);
-            open.progs.nginx_request_end.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            open.progs
+                .nginx_request_start
+                .set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            open.progs
+                .nginx_request_end
+                .set_attach_type(ProgramAttachType::TraceUprobeMulti);
         }
 
         let skel = open.load().map_err(load)?;
         let ring = Ring::new(&skel.maps.http_events).map_err(load)?;
-        let probe = Self { ring, skel, generations: Vec::new(), multi };
+        let probe = Self {
+            ring,
+            skel,
+            generations: Vec::new(),
+            multi,
+        };
         for index in 0..settings.max_workers {
             probe.free_worker_row(index, 0)?;
         }
-        Ok(Self { generations: vec![0; usize::try_from(settings.max_workers).unwrap_or(0)], ..probe })
+        Ok(Self {
+            generations: vec![0; usize::try_from(settings.max_workers).unwrap_or(0)],
+            ..probe
+        })
     }
 
     fn free_worker_row(&self, index: u32, generation: u8) -> Result<(), CaptureError> {
@@ -183,7 +216,11 @@ impl NginxProbe {
         self.skel
             .maps
             .layouts
-            .update(&u32::from(id).to_ne_bytes(), bytes_of(&kernel_layout(layout)), MapFlags::ANY)
+            .update(
+                &u32::from(id).to_ne_bytes(),
+                bytes_of(&kernel_layout(layout)),
+                MapFlags::ANY,
+            )
             .map_err(map_error("store a layout"))
     }
 
@@ -211,13 +248,23 @@ impl NginxProbe {
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let cookie = u64::from(layout);
         let link = if self.multi {
-            let options = UprobeMultiOpts { offsets: vec![offset], cookies: vec![cookie], ..Default::default() };
+            let options = UprobeMultiOpts {
+                offsets: vec![offset],
+                cookies: vec![cookie],
+                ..Default::default()
+            };
             program.attach_uprobe_multi_with_opts(-1, binary, "", options)
         } else {
-            let options = UprobeOpts { cookie, ..Default::default() };
+            let options = UprobeOpts {
+                cookie,
+                ..Default::default()
+            };
             program.attach_uprobe_with_opts(-1, binary, offset, options)
         };
-        link.map_err(|source| CaptureError::Attach { path: binary.to_owned(), source })
+        link.map_err(|source| CaptureError::Attach {
+            path: binary.to_owned(),
+            source,
+        })
     }
 
     /// Hands up to `limit` waiting records to `sink`; how many there were.
@@ -225,19 +272,23 @@ impl NginxProbe {
         self.ring.drain(limit, &mut sink)
     }
 
-    /// Readable when the ring has filled enough for the kernel to wake the agent.
-    #[must_use]
-    pub fn wake_fd(&self) -> i32 {
-        self.ring.epoll_fd()
+    /// Sleeps for `timeout`, or less when the ring has filled so far that the kernel wakes the agent.
+    pub fn wait(&self, timeout: Duration) {
+        self.ring.wait(timeout);
     }
 
     /// The rows in use of the worker table, by index.
     #[must_use]
     pub fn workers(&self) -> BTreeMap<u32, Worker> {
         (0..u32::try_from(self.generations.len()).unwrap_or(0))
-            .filter_map(|index| Some((index, value_of::<Worker>(&self.skel.maps.workers, index)?)))
-            .filter(|(_, worker)| worker.pid != 0)
+            .filter_map(|index| Some((index, self.worker(index)?)))
             .collect()
+    }
+
+    /// One row of the worker table; `None` where it is not in use.
+    #[must_use]
+    pub fn worker(&self, index: u32) -> Option<Worker> {
+        value_of::<Worker>(&self.skel.maps.workers, index).filter(|worker| worker.pid != 0)
     }
 
     /// What is kept of a worker's requests that found no room in the ring.
@@ -249,7 +300,11 @@ impl NginxProbe {
     /// Entries of probed functions by processes for which the worker table had no row left.
     #[must_use]
     pub fn no_worker(&self) -> u64 {
-        let rows = self.skel.maps.no_worker.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY);
+        let rows = self
+            .skel
+            .maps
+            .no_worker
+            .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY);
         let sum = |row: &Vec<u8>| row.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         rows.ok().flatten().map_or(0, |rows| rows.iter().map(sum).sum())
     }
@@ -265,14 +320,19 @@ impl NginxProbe {
         maps.worker_memo
             .update(&place, &0u64.to_ne_bytes(), MapFlags::ANY)
             .map_err(map_error("forget a worker"))?;
-        maps.worker_ids.delete(&worker.pid.to_ne_bytes()).map_err(map_error("forget a worker"))?;
+        maps.worker_ids
+            .delete(&worker.pid.to_ne_bytes())
+            .map_err(map_error("forget a worker"))?;
         maps.overflow
             .update(&key, bytes_of(&Overflow::default()), MapFlags::ANY)
             .map_err(map_error("clear a worker's overflow"))?;
         maps.workers
             .update(&key, bytes_of(&Worker::default()), MapFlags::ANY)
             .map_err(map_error("clear a worker's row"))?;
-        let Some(generation) = usize::try_from(index).ok().and_then(|index| self.generations.get_mut(index)) else {
+        let Some(generation) = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.generations.get_mut(index))
+        else {
             return Ok(());
         };
         // Starts the worker left behind carry the old generation and count as free places.

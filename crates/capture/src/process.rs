@@ -8,7 +8,7 @@ use libbpf_rs::{
 };
 
 use crate::{
-    CaptureError, kernel,
+    CaptureError,
     nginx::check_rights,
     ring::Ring,
     skeleton::process::{ProcessSkel, ProcessSkelBuilder, types},
@@ -39,26 +39,39 @@ pub struct ProcessProbe {
 }
 
 impl ProcessProbe {
-    /// Loads and attaches.
+    /// Loads and attaches. Processes are named as the pid namespace with this inode names them.
     ///
     /// # Errors
     /// A missing capability or BTF, or the kernel's refusal.
-    pub fn load() -> Result<Self, CaptureError> {
+    pub fn load(pid_namespace: u32) -> Result<Self, CaptureError> {
         check_rights("load the process programs")?;
-        let load = |source| CaptureError::Load { object: "process", source };
+        let load = |source| CaptureError::Load {
+            object: "process",
+            source,
+        };
         // libbpf's object must stay where it is for the probe's life, which is the process's.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = ProcessSkelBuilder::default().open(storage).map_err(load)?;
         if let Some(rodata) = &mut open.maps.rodata_data {
-            rodata.agent_pid_namespace = kernel::pid_namespace();
+            rodata.agent_pid_namespace = pid_namespace;
         }
         let skel = open.load().map_err(load)?;
         let links = vec![
-            skel.progs.process_exec.attach_raw_tracepoint("sched_process_exec").map_err(load)?,
-            skel.progs.process_exit.attach_raw_tracepoint("sched_process_exit").map_err(load)?,
+            skel.progs
+                .process_exec
+                .attach_raw_tracepoint("sched_process_exec")
+                .map_err(load)?,
+            skel.progs
+                .process_exit
+                .attach_raw_tracepoint("sched_process_exit")
+                .map_err(load)?,
         ];
         let ring = Ring::new(&skel.maps.process_events).map_err(load)?;
-        Ok(Self { ring, _links: links, _skel: skel })
+        Ok(Self {
+            ring,
+            _links: links,
+            _skel: skel,
+        })
     }
 
     /// Hands over what happened since the last call.
@@ -72,7 +85,10 @@ impl ProcessProbe {
             let event = unsafe { bytes.as_ptr().cast::<types::process_event>().read_unaligned() };
             if event.change == types::process_change::PROCESS_EXEC.0 {
                 let comm = event.comm.map(|byte| byte.cast_unsigned());
-                sink(ProcessChange::Exec { pid: event.agent_pid, comm });
+                sink(ProcessChange::Exec {
+                    pid: event.agent_pid,
+                    comm,
+                });
             } else if event.change == types::process_change::PROCESS_EXIT.0 {
                 sink(ProcessChange::Exit { pid: event.pid });
             }

@@ -1,7 +1,8 @@
 //! A ring buffer whose records go to whoever drains it.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, os::fd::BorrowedFd, rc::Rc, time::Duration};
 
+use rustix::{event::{PollFd, PollFlags, poll}, time::Timespec};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
 
 type Sink<'a> = dyn FnMut(&[u8]) + 'a;
@@ -27,7 +28,10 @@ impl Ring {
             }
             0
         })?;
-        Ok(Self { buffer: builder.build()?, sink })
+        Ok(Self {
+            buffer: builder.build()?,
+            sink,
+        })
     }
 
     /// Hands up to `limit` waiting records to `sink`; how many there were.
@@ -47,8 +51,13 @@ impl Ring {
         usize::try_from(self.buffer.consume_raw_n(limit)).unwrap_or(0)
     }
 
-    /// A file descriptor that is readable when the kernel woke the reader.
-    pub(crate) fn epoll_fd(&self) -> i32 {
-        self.buffer.epoll_fd()
+    /// Sleeps for `timeout`, or less when the kernel wakes the reader.
+    pub(crate) fn wait(&self, timeout: Duration) {
+        // SAFETY: the descriptor belongs to `self.buffer` and is open as long as it lives; it is borrowed for
+        // this call only.
+        let epoll = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
+        // No such timeout is refused; an interruption by a signal only ends the sleep early.
+        let timeout = Timespec::try_from(timeout).ok();
+        let _early = poll(&mut [PollFd::from_borrowed_fd(epoll, PollFlags::IN)], timeout.as_ref());
     }
 }

@@ -413,7 +413,10 @@ enum Rest {
 }
 
 fn mask_segment(segment: &[u8], double_slash: bool, out: &mut Vec<u8>) -> Rest {
-    if !segment.iter().any(|byte| matches!(byte, b'@' | b'%' | b';' | b'&' | b'=')) {
+    if !segment
+        .iter()
+        .any(|byte| matches!(byte, b'@' | b'%' | b';' | b'&' | b'='))
+    {
         token::mask(segment, out);
         return Rest::Shown;
     }

@@ -34,13 +34,17 @@ fn method_bit(method: Method) -> Option<u32> {
 /// Judges one record. `now` is in nanoseconds since 1970.
 #[must_use]
 pub fn judge(bytes: &[u8], now: u64) -> Verdict {
-    let Some(record) = RawRecord::new(bytes) else { return Verdict::Disagrees("the record is too short") };
+    let Some(record) = RawRecord::new(bytes) else {
+        return Verdict::Disagrees("the record is too short");
+    };
     let head = record.head;
     let request = match nginx::request(bytes) {
         Ok(request) => request,
         Err(Undecodable::Malformed) => return Verdict::Disagrees("the record's texts lie outside of it"),
         Err(Undecodable::Unreadable) => return Verdict::Silent,
-        Err(Undecodable::NotARequest) => return Verdict::Disagrees("the request's signature or main pointer is wrong"),
+        Err(Undecodable::NotARequest) => {
+            return Verdict::Disagrees("the request's signature or main pointer is wrong");
+        }
     };
     if request.status != 0 && !(100..1000).contains(&request.status) {
         return Verdict::Disagrees("the status is none");

@@ -89,12 +89,20 @@ struct App {
     now_ns: fn() -> u64,
 }
 
+/// Takes the address.
+///
+/// # Errors
+/// When it is taken already, or not ours.
+pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
 /// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
 ///
 /// # Errors
-/// When the address cannot be listened on.
+/// When the socket fails.
 pub async fn serve(
-    address: SocketAddr,
+    listener: TcpListener,
     exchange: Arc<Exchange>,
     now_ns: fn() -> u64,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -105,13 +113,16 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/api/v1/statistics", get(statistics))
         .with_state(App { exchange, now_ns });
-    let listener = TcpListener::bind(address).await?;
     axum::serve(listener, app).with_graceful_shutdown(stop).await
 }
 
 async fn serve_metrics(State(app): State<App>) -> Response {
     let snapshot = app.exchange.fresh().await;
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(snapshot)).into_response()
+    (
+        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        metrics::render(snapshot),
+    )
+        .into_response()
 }
 
 async fn healthy(State(app): State<App>) -> Response {
@@ -128,7 +139,10 @@ async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
     if app.exchange.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no gateway is watched yet: see the log, or run `gatewatch doctor`\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no gateway is watched yet: see the log, or run `gatewatch doctor`\n",
+        )
     }
 }
 

@@ -92,6 +92,7 @@ pub struct Log {
     out: SyncSender<Vec<u8>>,
     lost: u64,
     failed: Arc<AtomicU64>,
+    writer: Option<thread::JoinHandle<()>>,
 }
 
 impl Log {
@@ -103,7 +104,7 @@ impl Log {
         let (out, chunks) = mpsc::sync_channel::<Vec<u8>>(WAITING);
         let failed = Arc::new(AtomicU64::new(0));
         let failures = Arc::clone(&failed);
-        thread::Builder::new().name("log".to_owned()).spawn(move || {
+        let writer = thread::Builder::new().name("log".to_owned()).spawn(move || {
             for chunk in chunks {
                 if sink.write_all(&chunk).and_then(|()| sink.flush()).is_err() {
                     let lines = chunk.iter().filter(|byte| **byte == b'\n').count();
@@ -111,7 +112,15 @@ impl Log {
                 }
             }
         })?;
-        Ok(Self { settings, buffer: Vec::with_capacity(CHUNK), lines: 0, out, lost: 0, failed })
+        Ok(Self {
+            settings,
+            buffer: Vec::with_capacity(CHUNK),
+            lines: 0,
+            out,
+            lost: 0,
+            failed,
+            writer: Some(writer),
+        })
     }
 
     /// Lines of this level are written.
@@ -144,7 +153,11 @@ impl Log {
                 msg: &'a str,
                 timestamp: String,
             }
-            self.json(&Line { level: level.name(), msg, timestamp: timestamp(now_ns) });
+            self.json(&Line {
+                level: level.name(),
+                msg,
+                timestamp: timestamp(now_ns),
+            });
         } else {
             let time = timestamp(now_ns);
             self.text(format_args!("{time} {:5} {}", level.name(), Plain(msg)));
@@ -166,8 +179,15 @@ impl Log {
 
     fn request_text(&mut self, request: &Request<'_>, details: &Details<'_>) {
         let time = timestamp(details.ended_ns);
-        let upstream = details.peers.last().map_or_else(String::new, |peer| format!(" -> {}", Plain(peer)));
-        let service = if details.service.is_empty() { String::new() } else { format!(" [{}]", Plain(details.service)) };
+        let upstream = details
+            .peers
+            .last()
+            .map_or_else(String::new, |peer| format!(" -> {}", Plain(peer)));
+        let service = if details.service.is_empty() {
+            String::new()
+        } else {
+            format!(" [{}]", Plain(details.service))
+        };
         let method = String::from_utf8_lossy(request.method_name);
         let tls = if request.tls { "+tls" } else { "" };
         self.text(format_args!(
@@ -217,7 +237,11 @@ impl Log {
             total.server_errors,
         ));
         for (dimension, rows) in &statistics.dimensions {
-            for row in rows.iter().take(TOP).filter(|row| row.window.requests > 0 && !row.name.is_empty()) {
+            for row in rows
+                .iter()
+                .take(TOP)
+                .filter(|row| row.window.requests > 0 && !row.name.is_empty())
+            {
                 self.text(format_args!(
                     "{time} stats   {dimension:8} {:7} requests  4xx {:5}  5xx {:5}  p50 {:9.3} ms  p99 {:9.3} ms  {}",
                     row.window.requests,
@@ -265,6 +289,19 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Hands over what is left and waits until it is written.
+    pub fn finish(&mut self) {
+        self.flush();
+        // Without a sender the writer ends when it has written all.
+        let (closed, _) = mpsc::sync_channel(0);
+        self.out = closed;
+        if let Some(writer) = self.writer.take() {
+            let _panicked = writer.join();
+        }
+    }
+}
+
 /// `serde_json` escapes what JSON asks for; a terminal asks for more.
 fn escape_unsafe(buffer: &mut Vec<u8>, from: usize) {
     let tail = buffer.get(from..).unwrap_or(&[]);
@@ -296,7 +333,11 @@ fn milliseconds(ns: u64) -> f64 {
 
 #[allow(clippy::cast_precision_loss)] // for reading, to one place
 fn rate(figures: &Figures, seconds: f64) -> f64 {
-    if seconds > 0.0 { figures.requests as f64 / seconds } else { 0.0 }
+    if seconds > 0.0 {
+        figures.requests as f64 / seconds
+    } else {
+        0.0
+    }
 }
 
 /// RFC 3339, UTC, to the millisecond.
@@ -437,8 +478,16 @@ impl<'a> More<'a> {
                     bytes_received: tried.bytes_received,
                 })
                 .collect(),
-            lua_ns: LUA_PHASES.into_iter().zip(request.lua_ns).filter(|(_, ns)| *ns > 0).collect(),
-            cut_fields: cut_fields.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect(),
+            lua_ns: LUA_PHASES
+                .into_iter()
+                .zip(request.lua_ns)
+                .filter(|(_, ns)| *ns > 0)
+                .collect(),
+            cut_fields: cut_fields
+                .into_iter()
+                .filter(|(_, cut)| *cut)
+                .map(|(name, _)| name)
+                .collect(),
         }
     }
 }
@@ -497,7 +546,11 @@ impl From<&Figures> for FiguresLine {
 impl<'a> StatisticsLine<'a> {
     fn new(now_ns: u64, statistics: &'a Statistics, in_flight: Option<u64>, lost: u64) -> Self {
         let total = &statistics.all.total;
-        let top = |rows: &'a [Row]| rows.iter().take(2 * TOP).map(|row| (row.name.as_str(), (&row.window).into()));
+        let top = |rows: &'a [Row]| {
+            rows.iter()
+                .take(2 * TOP)
+                .map(|row| (row.name.as_str(), (&row.window).into()))
+        };
         Self {
             level: Level::Info.name(),
             msg: "Statistics",
@@ -513,7 +566,11 @@ impl<'a> StatisticsLine<'a> {
             lost,
             window_seconds: statistics.window_seconds,
             window: (&statistics.all.window).into(),
-            dimensions: statistics.dimensions.iter().map(|(name, rows)| (*name, top(rows).collect())).collect(),
+            dimensions: statistics
+                .dimensions
+                .iter()
+                .map(|(name, rows)| (*name, top(rows).collect()))
+                .collect(),
         }
     }
 }

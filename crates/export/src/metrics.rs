@@ -6,7 +6,8 @@ use gatewatch_insight::traffic::{BUCKETS, Histogram};
 use prometheus_client::{
     collector::Collector,
     encoding::{
-        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet,
+        text,
     },
     metrics::MetricType,
     registry::Registry,
@@ -38,7 +39,9 @@ struct Family<'a>(MetricEncoder<'a>);
 
 impl Family<'_> {
     fn counter(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeCounterValue) -> fmt::Result {
-        self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+        self.0
+            .encode_family(labels)?
+            .encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
     fn gauge(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {
@@ -49,7 +52,9 @@ impl Family<'_> {
         let bounds = BUCKETS.into_iter().chain([f64::MAX]); // the encoder writes +Inf for it
         let buckets: Vec<_> = bounds.zip(histogram.counts).collect();
         let sum = seconds(histogram.sum_ns);
-        self.0.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets, None)
+        self.0
+            .encode_family(labels)?
+            .encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets, None)
     }
 }
 
@@ -60,32 +65,144 @@ fn seconds(ns: u64) -> f64 {
 
 impl Collector for View {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut counter = |name, help| encoder.encode_descriptor(name, help, None, MetricType::Counter);
-        let mut buffer = itoa_buffer();
-        requests(&self.0, Family(counter("gatewatch_http_requests", "Requests that ended, by endpoint.")?), &mut buffer)?;
-        bytes(&self.0, Family(counter("gatewatch_http_request_bytes", "Bytes of requests, header and body.")?), |e| e.request_bytes)?;
-        bytes(&self.0, Family(counter("gatewatch_http_response_bytes", "Bytes of responses, header and body.")?), |e| e.response_bytes)?;
-        lost(&self.0, Family(counter("gatewatch_lost", "What was seen and not reported, by stage and reason.")?))?;
-        folded(&self.0, Family(counter("gatewatch_folded", "Requests counted under `other` because a bound was reached.")?))?;
-        overflow(&self.0, Family(counter("gatewatch_http_overflow_requests", "Requests whose detail was lost to a full ring, by status.")?))?;
-        programs(&self.0, Family(counter("gatewatch_program_run_seconds", "Run time of the kernel programs (kernel.bpf_stats_enabled).")?), |p| seconds(p.run_ns))?;
-        programs(&self.0, Family(counter("gatewatch_program_runs", "Runs of the kernel programs (kernel.bpf_stats_enabled).")?), |p| p.runs)?;
-        lua(&self.0, Family(counter("gatewatch_lua_phase_seconds", "Time spent in Lua, by phase, while probed.")?), |(_, ns, _)| seconds(*ns))?;
-        lua(&self.0, Family(counter("gatewatch_lua_phase_calls", "Times Lua was run, by phase, while probed.")?), |(_, _, calls)| *calls)?;
-        counted(&self.0, Family(counter("gatewatch_gateway_requests", "Requests that ended by the gateway's own count, since gatewatch watches it.")?))?;
-        Family(counter("gatewatch_http_coarse_starts", "Requests whose duration is to the millisecond, because the table of starts was full.")?)
-            .counter(&UNLABELLED, self.0.coarse_starts)?;
-        Family(counter("gatewatch_agent_cpu_seconds", "CPU time of this process.")?)
-            .counter(&UNLABELLED, seconds(self.0.agent.cpu_ns))?;
+        let encoder = &mut encoder;
+        let mut buffer = String::new();
+        requests(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_http_requests",
+                "Requests that ended, by endpoint.",
+            )?,
+            &mut buffer,
+        )?;
+        bytes(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_http_request_bytes",
+                "Bytes of requests, header and body.",
+            )?,
+            |e| e.request_bytes,
+        )?;
+        bytes(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_http_response_bytes",
+                "Bytes of responses, header and body.",
+            )?,
+            |e| e.response_bytes,
+        )?;
+        lost(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_lost",
+                "What was seen and not reported, by stage and reason.",
+            )?,
+        )?;
+        folded(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_folded",
+                "Requests counted under `other` because a bound was reached.",
+            )?,
+        )?;
+        overflow(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_http_overflow_requests",
+                "Requests whose detail was lost to a full ring, by status.",
+            )?,
+        )?;
+        programs(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_program_run_seconds",
+                "Run time of the kernel programs (kernel.bpf_stats_enabled).",
+            )?,
+            |p| seconds(p.run_ns),
+        )?;
+        programs(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_program_runs",
+                "Runs of the kernel programs (kernel.bpf_stats_enabled).",
+            )?,
+            |p| p.runs,
+        )?;
+        lua(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_lua_phase_seconds",
+                "Time spent in Lua, by phase, while probed.",
+            )?,
+            |(_, ns, _)| seconds(*ns),
+        )?;
+        lua(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_lua_phase_calls",
+                "Times Lua was run, by phase, while probed.",
+            )?,
+            |(_, _, calls)| *calls,
+        )?;
+        counted(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_gateway_requests",
+                "Requests that ended by the gateway's own count, since gatewatch watches it.",
+            )?,
+        )?;
+        counter(
+            encoder,
+            "gatewatch_http_coarse_starts",
+            "Requests whose duration is to the millisecond, because the table of starts was full.",
+        )?
+        .counter(&UNLABELLED, self.0.coarse_starts)?;
+        counter(
+            encoder,
+            "gatewatch_agent_cpu_seconds",
+            "CPU time of this process.",
+        )?
+        .counter(&UNLABELLED, seconds(self.0.agent.cpu_ns))?;
 
-        histograms(&self.0, &mut encoder)?;
-        gauges(&self.0, &mut encoder)
+        histograms(&self.0, encoder)?;
+        gauges(&self.0, encoder)
     }
 }
 
-/// Room for a status as text.
-fn itoa_buffer() -> String {
-    String::with_capacity(4)
+fn family<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+    kind: MetricType,
+) -> Result<Family<'a>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, kind).map(Family)
+}
+
+fn counter<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+) -> Result<Family<'a>, fmt::Error> {
+    family(encoder, name, help, MetricType::Counter)
+}
+
+fn gauge<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+) -> Result<Family<'a>, fmt::Error> {
+    family(encoder, name, help, MetricType::Gauge)
 }
 
 fn requests(snapshot: &Snapshot, mut family: Family<'_>, status_text: &mut String) -> fmt::Result {
@@ -127,7 +244,10 @@ fn bytes(
     mut family: Family<'_>,
     of: impl Fn(&gatewatch_insight::traffic::Endpoint) -> u64,
 ) -> fmt::Result {
-    snapshot.endpoints.iter().try_for_each(|endpoint| family.counter(&endpoint_labels(&endpoint.labels), of(endpoint)))
+    snapshot
+        .endpoints
+        .iter()
+        .try_for_each(|endpoint| family.counter(&endpoint_labels(&endpoint.labels), of(endpoint)))
 }
 
 fn lost(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
@@ -139,15 +259,25 @@ fn lost(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
 
 fn folded(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
     let folded = snapshot.folded;
-    [("host", folded.hosts), ("path", folded.paths), ("endpoint", folded.endpoints)]
-        .into_iter()
-        .try_for_each(|(what, n)| family.counter(&[("what", what)], n))
+    [
+        ("host", folded.hosts),
+        ("path", folded.paths),
+        ("endpoint", folded.endpoints),
+    ]
+    .into_iter()
+    .try_for_each(|(what, n)| family.counter(&[("what", what)], n))
 }
 
 fn overflow(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
     for gateway in &snapshot.gateways {
         for (status, count) in &gateway.overflow {
-            family.counter(&[("gateway", gateway.name.as_str()), ("status", status.to_string().as_str())], *count)?;
+            family.counter(
+                &[
+                    ("gateway", gateway.name.as_str()),
+                    ("status", status.to_string().as_str()),
+                ],
+                *count,
+            )?;
         }
     }
     Ok(())
@@ -158,7 +288,10 @@ fn programs<V: EncodeCounterValue>(
     mut family: Family<'_>,
     of: impl Fn(&crate::snapshot::Program) -> V,
 ) -> fmt::Result {
-    snapshot.programs.iter().try_for_each(|program| family.counter(&[("program", program.name)], of(program)))
+    snapshot
+        .programs
+        .iter()
+        .try_for_each(|program| family.counter(&[("program", program.name)], of(program)))
 }
 
 fn lua<V: EncodeCounterValue>(
@@ -168,7 +301,10 @@ fn lua<V: EncodeCounterValue>(
 ) -> fmt::Result {
     for gateway in &snapshot.gateways {
         for phase in &gateway.lua {
-            family.counter(&[("gateway", gateway.name.as_str()), ("phase", phase.0)], of(phase))?;
+            family.counter(
+                &[("gateway", gateway.name.as_str()), ("phase", phase.0)],
+                of(phase),
+            )?;
         }
     }
     Ok(())
@@ -184,24 +320,28 @@ fn counted(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
 }
 
 fn histograms(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let mut family = Family(encoder.encode_descriptor(
+    let mut durations = family(
+        encoder,
         "gatewatch_http_request_duration_seconds",
         "From the request's complete header to its end.",
-        None,
         MetricType::Histogram,
-    )?);
+    )?;
     for endpoint in &snapshot.endpoints {
-        family.histogram(&endpoint_labels(&endpoint.labels), &endpoint.duration)?;
+        durations.histogram(&endpoint_labels(&endpoint.labels), &endpoint.duration)?;
     }
-    let mut family = Family(encoder.encode_descriptor(
+    let mut tries = family(
+        encoder,
         "gatewatch_http_upstream_duration_seconds",
         "One try at an upstream server, to the millisecond.",
-        None,
         MetricType::Histogram,
-    )?);
+    )?;
     for upstream in &snapshot.upstreams {
-        family.histogram(
-            &[("gateway", &*upstream.gateway), ("service", &*upstream.service), ("upstream", &*upstream.peer)],
+        tries.histogram(
+            &[
+                ("gateway", &*upstream.gateway),
+                ("service", &*upstream.service),
+                ("upstream", &*upstream.peer),
+            ],
             &upstream.duration,
         )?;
     }
@@ -209,25 +349,39 @@ fn histograms(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::
 }
 
 fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let mut gauge = |name, help| encoder.encode_descriptor(name, help, None, MetricType::Gauge).map(Family);
-    let mut family = gauge("gatewatch_http_requests_in_flight", "Requests begun and not ended.")?;
+    let mut family = gauge(
+        encoder,
+        "gatewatch_http_requests_in_flight",
+        "Requests begun and not ended.",
+    )?;
     for gateway in &snapshot.gateways {
         if let Some(in_flight) = gateway.in_flight {
             family.gauge(&[("gateway", gateway.name.as_str())], in_flight)?;
         }
     }
-    let mut family =
-        gauge("gatewatch_capture_coverage_ratio", "Requests reported, over requests the gateway counted.")?;
+    let mut family = gauge(
+        encoder,
+        "gatewatch_capture_coverage_ratio",
+        "Requests reported, over requests the gateway counted.",
+    )?;
     for gateway in &snapshot.gateways {
         if let Some(coverage) = gateway.coverage {
             family.gauge(&[("gateway", gateway.name.as_str())], coverage)?;
         }
     }
-    let mut family = gauge("gatewatch_gateway_workers", "Worker processes alive that have served requests.")?;
+    let mut family = gauge(
+        encoder,
+        "gatewatch_gateway_workers",
+        "Worker processes alive that have served requests.",
+    )?;
     for gateway in &snapshot.gateways {
         family.gauge(&[("gateway", gateway.name.as_str())], gateway.workers)?;
     }
-    let mut family = gauge("gatewatch_gateway_layout_proven", "1: live requests have proven the layout; 0: not (yet).")?;
+    let mut family = gauge(
+        encoder,
+        "gatewatch_gateway_layout_proven",
+        "1: live requests have proven the layout; 0: not (yet).",
+    )?;
     for gateway in &snapshot.gateways {
         family.gauge(
             &[
@@ -238,8 +392,16 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             u64::from(gateway.proven),
         )?;
     }
-    gauge("gatewatch_agent_resident_bytes", "Memory of this process, its rings included.")?
-        .gauge(&UNLABELLED, snapshot.agent.resident_bytes)?;
-    gauge("gatewatch_build_info", "The version of gatewatch; always 1.")?
-        .gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1u64)
+    gauge(
+        encoder,
+        "gatewatch_agent_resident_bytes",
+        "Memory of this process, its rings included.",
+    )?
+    .gauge(&UNLABELLED, snapshot.agent.resident_bytes)?;
+    gauge(
+        encoder,
+        "gatewatch_build_info",
+        "The version of gatewatch; always 1.",
+    )?
+    .gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1u64)
 }

@@ -1,1 +1,115 @@
-fn main() {}
+//! gatewatch: shows, from the kernel, what a gateway really does.
+
+mod gateway;
+mod settings;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use gatewatch_config::Config;
+
+/// Shows, from the kernel by eBPF, what a Kong/nginx gateway really does. Nothing is changed in what it watches.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch the gateways of this machine or pod: a line a request, statistics, and metrics
+    Gateway(GatewayArgs),
+    /// Check a configuration file without starting anything
+    #[command(subcommand)]
+    Check(Check),
+}
+
+#[derive(Subcommand)]
+enum Check {
+    /// A configuration file, as `gatewatch gateway --config` takes it
+    Config {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct GatewayArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "GATEWATCH_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where /metrics, /healthz and /readyz are served [default: 0.0.0.0:9102, or METRICS_ADDR]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Log as text, for people, instead of JSON lines
+    #[arg(long)]
+    text: bool,
+    /// debug, info, warn or error [default: info, or LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// No line for each request: statistics and metrics only
+    #[arg(long)]
+    no_requests: bool,
+    /// One trap a request instead of two: durations are nginx's own, to the millisecond
+    #[arg(long)]
+    lean: bool,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    duration: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Messages may carry bytes of files and processes.
+            eprintln!("gatewatch: {}", gatewatch_export::log::plain(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Gateway(args) => {
+            let limit = args.duration.map(Duration::from_secs);
+            gateway::run(&args.configuration()?, limit)
+        }
+        Command::Check(Check::Config { file }) => {
+            let config = Config::load(&file)?;
+            println!("{}: good", file.display());
+            for key in config.not_yet_effective() {
+                println!("  `{key}` is understood, but this version does nothing with it yet");
+            }
+            Ok(())
+        }
+    }
+}
+
+impl GatewayArgs {
+    /// The file, the environment over it, the flags over those.
+    fn configuration(&self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(file) => Config::load(file)?,
+            None => Config::default(),
+        };
+        let flag = |name: &str| if name == "LOG_LEVEL" { self.log_level.clone() } else { None };
+        config.apply_env(|name| flag(name).or_else(|| std::env::var(name).ok()))?;
+        if let Some(address) = self.listen {
+            config.listen = gatewatch_config::Listen(address);
+        }
+        if self.text {
+            config.log.json = false;
+        }
+        if self.no_requests {
+            config.log.requests = false;
+        }
+        if self.lean {
+            config.gateway.detail = gatewatch_config::Detail::Lean;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}

@@ -3,6 +3,6 @@
 //! Never touches kernel, network or clock: time is an argument. Tested without root.
 
 pub mod ledger;
-pub mod traffic;
-pub mod routes;
 pub mod paths;
+pub mod routes;
+pub mod traffic;

@@ -42,7 +42,10 @@ impl FileKey {
     /// When the file cannot be seen.
     pub fn of(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
-        Ok(Self { device: meta.st_dev(), inode: meta.st_ino() })
+        Ok(Self {
+            device: meta.st_dev(),
+            inode: meta.st_ino(),
+        })
     }
 }
 
@@ -107,7 +110,9 @@ pub struct Binary {
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
     /// It cannot be opened or read.
-    #[error("{path} cannot be read: {source}. Watching another user's process needs CAP_SYS_PTRACE, and a shared process namespace in a pod")]
+    #[error(
+        "{path} cannot be read: {source}. Watching another user's process needs CAP_SYS_PTRACE, and a shared process namespace in a pod"
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -115,7 +120,9 @@ pub enum BinaryError {
         source: io::Error,
     },
     /// Not an ELF file, or a damaged one.
-    #[error("{path} is not a readable ELF program ({reason}): a script or another program that bears a gateway's name is passed over")]
+    #[error(
+        "{path} is not a readable ELF program ({reason}): a script or another program that bears a gateway's name is passed over"
+    )]
     NotElf {
         /// The file.
         path: PathBuf,
@@ -129,7 +136,9 @@ pub enum BinaryError {
         path: PathBuf,
     },
     /// The functions to probe have no symbol.
-    #[error("{path} (nginx {version}) has no symbol for {missing}: it was stripped of them. Install its debug symbols (a file under {debug_dir}/.build-id), or use a build that keeps dynamic symbols, as nginx does by default")]
+    #[error(
+        "{path} (nginx {version}) has no symbol for {missing}: it was stripped of them. Install its debug symbols (a file under {debug_dir}/.build-id), or use a build that keeps dynamic symbols, as nginx does by default"
+    )]
     NoFunction {
         /// The file.
         path: PathBuf,
@@ -141,7 +150,9 @@ pub enum BinaryError {
         debug_dir: PathBuf,
     },
     /// No layout is known.
-    #[error("{path} is nginx {version} with module signature {signature}, of which no layout is known. Install its debug symbols (a file under {debug_dir}/.build-id), or add a table row (docs/layouts.md)")]
+    #[error(
+        "{path} is nginx {version} with module signature {signature}, of which no layout is known. Install its debug symbols (a file under {debug_dir}/.build-id), or add a table row (docs/layouts.md)"
+    )]
     NoLayout {
         /// The file.
         path: PathBuf,
@@ -163,29 +174,49 @@ impl Binary {
     /// # Errors
     /// Why the file cannot be watched.
     pub fn inspect(path: &Path, debug_dir: &Path) -> Result<Self, BinaryError> {
-        let unreadable = |source| BinaryError::Unreadable { path: path.to_owned(), source };
-        let not_elf = |error: object::Error| BinaryError::NotElf { path: path.to_owned(), reason: error.to_string() };
+        let unreadable = |source| BinaryError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let not_elf = |error: object::Error| BinaryError::NotElf {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
         let key = FileKey::of(path).map_err(unreadable)?;
         let cache = ReadCache::new(File::open(path).map_err(unreadable)?);
         let file = object::File::parse(&cache).map_err(not_elf)?;
         if file.format() != BinaryFormat::Elf {
-            return Err(BinaryError::NotElf { path: path.to_owned(), reason: format!("{:?}", file.format()) });
+            return Err(BinaryError::NotElf {
+                path: path.to_owned(),
+                reason: format!("{:?}", file.format()),
+            });
         }
-        let marks = Marks::find(&file).ok_or_else(|| BinaryError::NotNginx { path: path.to_owned() })?;
+        let marks = Marks::find(&file).ok_or_else(|| BinaryError::NotNginx {
+            path: path.to_owned(),
+        })?;
 
         let mut found = Symbols::default();
         found.read(&file);
         let mut remarks = Vec::new();
         let mut candidates = Vec::new();
         match dwarf::layout(&file) {
-            Ok(Some(layout)) => candidates.push(Candidate { layout, source: Source::Dwarf }),
+            Ok(Some(layout)) => candidates.push(Candidate {
+                layout,
+                source: Source::Dwarf,
+            }),
             Ok(None) => {}
             Err(error) => remarks.push(format!("its debug information is damaged: {error}")),
         }
         if let Some(debug) = debug_file(&file, debug_dir) {
             match read_debug_file(&debug, &mut found) {
-                Ok(Some(layout)) => candidates.push(Candidate { layout, source: Source::DebugFile(debug) }),
-                Ok(None) => remarks.push(format!("{} does not describe nginx's structures", debug.display())),
+                Ok(Some(layout)) => candidates.push(Candidate {
+                    layout,
+                    source: Source::DebugFile(debug),
+                }),
+                Ok(None) => remarks.push(format!(
+                    "{} does not describe nginx's structures",
+                    debug.display()
+                )),
                 Err(reason) => remarks.push(format!("{} cannot be used: {reason}", debug.display())),
             }
         }
@@ -194,7 +225,14 @@ impl Binary {
         rows.sort_by_key(|row| row.signature != marks.signature);
         candidates.extend(rows.into_iter().map(|row| {
             let same = row.version == marks.version && row.signature == marks.signature;
-            Candidate { layout: *row.layout, source: if same { Source::Table(row) } else { Source::Near(row) } }
+            Candidate {
+                layout: *row.layout,
+                source: if same {
+                    Source::Table(row)
+                } else {
+                    Source::Near(row)
+                },
+            }
         }));
         let mut seen = Vec::new();
         candidates.retain(|candidate| {
@@ -243,23 +281,37 @@ struct Marks {
 impl Marks {
     fn find<'a>(file: &object::File<'a, &'a ReadCache<File>>) -> Option<Self> {
         // The patterns are constants; a test compiles them.
-        static VERSION: LazyLock<Option<Regex>> =
-            LazyLock::new(|| Regex::new(r"\b(nginx|openresty|tengine|freenginx|angie)/(\d{1,3}\.\d{1,3}\.\d{1,3})").ok());
-        static SIGNATURE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b\d,\d,\d,[01]{24,48}\b").ok());
+        static VERSION: LazyLock<Option<Regex>> = LazyLock::new(|| {
+            Regex::new(r"\b(nginx|openresty|tengine|freenginx|angie)/(\d{1,3}\.\d{1,3}\.\d{1,3})").ok()
+        });
+        static SIGNATURE: LazyLock<Option<Regex>> =
+            LazyLock::new(|| Regex::new(r"\b\d,\d,\d,[01]{24,48}\b").ok());
         let (mut version, mut signature) = (None, None);
         let mut search = |data: &[u8]| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             if version.is_none() {
-                version = VERSION.as_ref().and_then(|r| r.captures(data)).and_then(|found| {
-                    Some((text(found.get(1)?.as_bytes()), text(found.get(2)?.as_bytes())))
-                });
+                version = VERSION
+                    .as_ref()
+                    .and_then(|r| r.captures(data))
+                    .and_then(|found| Some((text(found.get(1)?.as_bytes()), text(found.get(2)?.as_bytes()))));
             }
             if signature.is_none() {
-                signature = SIGNATURE.as_ref().and_then(|r| r.find(data)).map(|found| text(found.as_bytes()));
+                signature = SIGNATURE
+                    .as_ref()
+                    .and_then(|r| r.find(data))
+                    .map(|found| text(found.as_bytes()));
             }
         };
-        let strings = |kind| matches!(kind, object::SectionKind::ReadOnlyData | object::SectionKind::ReadOnlyString);
-        for section in file.sections().filter(|s| strings(s.kind()) && s.size() <= STRINGS_MAX) {
+        let strings = |kind| {
+            matches!(
+                kind,
+                object::SectionKind::ReadOnlyData | object::SectionKind::ReadOnlyString
+            )
+        };
+        for section in file
+            .sections()
+            .filter(|s| strings(s.kind()) && s.size() <= STRINGS_MAX)
+        {
             search(section.data().unwrap_or_default());
         }
         if file.sections().next().is_none() {
@@ -269,7 +321,11 @@ impl Marks {
             }
         }
         let (product, version) = version?;
-        Some(Self { product, version, signature: signature? })
+        Some(Self {
+            product,
+            version,
+            signature: signature?,
+        })
     }
 }
 
@@ -283,7 +339,9 @@ struct Symbols {
 impl Symbols {
     fn read<'a>(&mut self, file: &impl Object<'a>) {
         for symbol in file.dynamic_symbols().chain(file.symbols()) {
-            let (Ok(name), address) = (symbol.name(), symbol.address()) else { continue };
+            let (Ok(name), address) = (symbol.name(), symbol.address()) else {
+                continue;
+            };
             if address == 0 {
                 continue;
             }
@@ -304,7 +362,10 @@ impl Symbols {
                 (inside < size).then(|| offset + inside)
             })
         };
-        self.functions.iter().filter_map(|(name, address)| Some((*name, offset_of(*address)?))).collect()
+        self.functions
+            .iter()
+            .filter_map(|(name, address)| Some((*name, offset_of(*address)?)))
+            .collect()
     }
 }
 
@@ -312,7 +373,10 @@ fn debug_file<'a>(file: &impl Object<'a>, debug_dir: &Path) -> Option<PathBuf> {
     let id = file.build_id().ok()??;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let (first, rest) = id.split_first()?;
-    let path = debug_dir.join(".build-id").join(hex(&[*first])).join(hex(rest) + ".debug");
+    let path = debug_dir
+        .join(".build-id")
+        .join(hex(&[*first]))
+        .join(hex(rest) + ".debug");
     path.exists().then_some(path)
 }
 

@@ -304,8 +304,7 @@ impl PathGroups {
         let mut rest = path;
         let mut depth = 0;
         loop {
-            let end = memchr::memchr3(b'/', b'?', b'#', rest).unwrap_or(rest.len());
-            let (segment, after) = rest.split_at_checked(end)?;
+            let (segment, class, after) = shape::segment(rest);
             let last = after.first() != Some(&b'/');
             depth += 1;
             if depth > MAX_DEPTH {
@@ -316,7 +315,6 @@ impl PathGroups {
                 at = self.step(scope, state, at, stem, shape::shape(stem), false)?;
                 return self.step(scope, state, at, suffix, Shape::Word, true);
             }
-            let class = shape::shape(segment);
             at = match shape::call(segment) {
                 Some(call) if class == Shape::Word => self.step(scope, state, at, &call, class, false)?,
                 _ => self.step(scope, state, at, segment, class, false)?,
@@ -515,16 +513,22 @@ fn origin(target: &[u8]) -> &[u8] {
 fn key(scope: u32, bytes: &[u8]) -> u64 {
     const K: u64 = 0x9fb2_1c65_1e98_df25;
     let mut hash = u64::from(scope).wrapping_add(bytes.len() as u64).wrapping_mul(K);
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let word = <[u8; 8]>::try_from(chunk).map_or(0, u64::from_le_bytes);
-        hash = (hash ^ word).wrapping_mul(K).rotate_left(29);
+    let mut mix = |part: u64| hash = (hash ^ part).wrapping_mul(K).rotate_left(29);
+    let mut rest = bytes;
+    while let Some((part, more)) = rest.split_first_chunk::<8>() {
+        mix(u64::from_le_bytes(*part));
+        rest = more;
     }
-    let mut tail = 0;
-    for &byte in chunks.remainder() {
-        tail = tail << 8 | u64::from(byte);
+    // What is left is read with bytes before it where there are any: the length above keeps it unambiguous.
+    if let Some(part) = bytes.last_chunk::<8>() {
+        mix(u64::from_le_bytes(*part));
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        mix(u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)));
+    } else if let (Some(&first), Some(&middle), Some(&last)) =
+        (bytes.first(), bytes.get(bytes.len() / 2), bytes.last())
+    {
+        mix(u64::from(first) << 16 | u64::from(middle) << 8 | u64::from(last));
     }
-    hash = (hash ^ tail).wrapping_mul(K);
     // The lowest values are those of the classes.
     (hash ^ hash >> 32) | 1 << 63
 }

@@ -46,6 +46,8 @@ impl Shape {
 /// How a group's name shows a position that was learned to hold values.
 pub(super) const LEARNED: &str = "{…}";
 
+/// What ends a segment in a path.
+const END: u8 = 0;
 const DIGIT: u8 = 1;
 const HEX: u8 = 2;
 const LOWER: u8 = 4;
@@ -66,6 +68,7 @@ const fn class(byte: u8) -> u8 {
         b'A'..=b'F' => UPPER_HEX,
         b'G'..=b'Z' => UPPER,
         b'-' => DASH,
+        b'/' | b'?' | b'#' => END,
         0x21..=0x7e => OTHER,
         _ => BAD,
     }
@@ -90,27 +93,47 @@ fn class_of(byte: u8) -> u8 {
     CLASS.get(usize::from(byte)).copied().unwrap_or(BAD)
 }
 
-/// The class of one segment.
+/// The first segment of a path, its class, and what comes after it from the sign that ends it.
+#[inline]
+pub(super) fn segment(path: &[u8]) -> (&[u8], Shape, &[u8]) {
+    let (mut seen, mut digits, mut end) = (0, 0_usize, 0);
+    for &byte in path {
+        let class = class_of(byte);
+        if class == END {
+            break;
+        }
+        seen |= class;
+        digits += usize::from(class & DIGIT);
+        end += 1;
+    }
+    let (segment, rest) = path.split_at_checked(end).unwrap_or((path, b""));
+    (segment, shape_of(segment, seen, digits), rest)
+}
+
+/// The class of one segment, or of a part of one.
 pub(super) fn shape(segment: &[u8]) -> Shape {
-    if segment.is_empty() {
-        return Shape::Empty;
-    }
-    if segment.len() > LONG {
-        return Shape::Token;
-    }
     let (mut seen, mut digits) = (0, 0_usize);
     for &byte in segment {
         let class = class_of(byte);
-        seen |= class;
+        seen |= if class == END { OTHER } else { class };
         digits += usize::from(class & DIGIT);
     }
-    if seen & (DIGIT | BAD | OTHER) == 0 {
-        return Shape::Word;
+    shape_of(segment, seen, digits)
+}
+
+#[inline]
+fn shape_of(segment: &[u8], seen: u8, digits: usize) -> Shape {
+    if segment.is_empty() {
+        Shape::Empty
+    } else if segment.len() > LONG {
+        Shape::Token
+    } else if seen & (DIGIT | BAD | OTHER) == 0 {
+        Shape::Word
+    } else if seen == DIGIT {
+        Shape::Number
+    } else {
+        mixed(segment, seen, digits)
     }
-    if seen == DIGIT {
-        return Shape::Number;
-    }
-    mixed(segment, seen, digits)
 }
 
 /// Segments with digits and something else, with signs, or with bytes outside ASCII.

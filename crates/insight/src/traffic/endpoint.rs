@@ -7,8 +7,8 @@ use gatewatch_event::request::{Method, Protocol};
 /// Upper bounds of the duration histogram, in seconds: OpenTelemetry's for HTTP servers, and four below them,
 /// since a gateway's own answers take less than a millisecond.
 pub const BUCKETS: [f64; 18] = [
-    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
-    10.0,
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
+    7.5, 10.0,
 ];
 const BUCKETS_NS: [u64; 18] = [
     250_000,
@@ -114,7 +114,11 @@ impl Endpoint {
     }
 
     pub(super) fn count(&mut self, status: u16, protocol: Protocol) {
-        match self.requests.iter_mut().find(|(s, p, _)| *s == status && *p == protocol) {
+        match self
+            .requests
+            .iter_mut()
+            .find(|(s, p, _)| *s == status && *p == protocol)
+        {
             Some((_, _, n)) => *n += 1,
             None => self.requests.push((status, protocol, 1)),
         }

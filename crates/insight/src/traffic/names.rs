@@ -20,7 +20,11 @@ impl Names {
     /// At most `max` names.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { ids: HashMap::default(), names: vec![Arc::from(OTHER)], max }
+        Self {
+            ids: HashMap::default(),
+            names: vec![Arc::from(OTHER)],
+            max,
+        }
     }
 
     /// The id of a name.
@@ -31,7 +35,9 @@ impl Names {
         if self.ids.len() >= self.max {
             return 0;
         }
-        let Ok(id) = u32::try_from(self.names.len()) else { return 0 };
+        let Ok(id) = u32::try_from(self.names.len()) else {
+            return 0;
+        };
         let name: Arc<str> = Arc::from(name);
         self.names.push(Arc::clone(&name));
         self.ids.insert(name, id);
@@ -42,6 +48,9 @@ impl Names {
     #[must_use]
     pub fn name(&self, id: u32) -> Arc<str> {
         let index = usize::try_from(id).unwrap_or(0);
-        self.names.get(index).or(self.names.first()).map_or_else(|| Arc::from(OTHER), Arc::clone)
+        self.names
+            .get(index)
+            .or(self.names.first())
+            .map_or_else(|| Arc::from(OTHER), Arc::clone)
     }
 }

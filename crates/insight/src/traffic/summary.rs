@@ -27,7 +27,10 @@ pub struct Summary {
 
 impl std::fmt::Debug for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Summary").field("requests", &self.requests).field("classes", &self.classes).finish_non_exhaustive()
+        f.debug_struct("Summary")
+            .field("requests", &self.requests)
+            .field("classes", &self.classes)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,77 @@
+//! Environment variables over the file.
+
+use crate::error::{ConfigError, Problem};
+use crate::model::{Config, LogLevel};
+use crate::units;
+
+impl Config {
+    /// Applies the variables that are set; an empty one counts as unset.
+    ///
+    /// `get` is `|name| std::env::var(name).ok()` outside tests. On an error nothing has been changed.
+    pub fn apply_env(&mut self, get: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+        let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let mut next = self.clone();
+        let mut problems = Vec::new();
+        let mut apply = |name: &str, set: &mut dyn FnMut(&str) -> Result<(), String>| {
+            if let Some(value) = get(name)
+                && let Err(message) = set(&value)
+            {
+                problems.push(Problem::new(name, message));
+            }
+        };
+        apply("LOG_LEVEL", &mut |value| {
+            let lower = value.to_lowercase();
+            let level = LogLevel::NAMES.iter().find(|(name, _)| *name == lower);
+            let (_, level) =
+                level.ok_or_else(|| format!("unknown level `{}`: write debug, info, warn or error", short(value)))?;
+            next.log.level = *level;
+            Ok(())
+        });
+        apply("ENABLE_JSON_LOG", &mut |value| {
+            next.log.json = match value.to_lowercase().as_str() {
+                "true" | "1" => true,
+                "false" | "0" => false,
+                _ => return Err(format!("expected true or false, found `{}`", short(value))),
+            };
+            Ok(())
+        });
+        apply("KONG_PROCESS_NAME", &mut |value| {
+            next.gateway.process_name =
+                value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            Ok(())
+        });
+        apply("STATS_INTERVAL", &mut |value| {
+            next.stats.interval = units::parse_duration(value)?;
+            Ok(())
+        });
+        apply("METRICS_ADDR", &mut |value| {
+            next.listen = units::parse_listen(value)?;
+            Ok(())
+        });
+        if problems.is_empty() {
+            // Ranges are checked once more: a key that was fine in the file may not be in the environment.
+            for mut problem in crate::check::check(&next) {
+                let variable = match problem.key.split('[').next() {
+                    Some("gateway.process_name") => "KONG_PROCESS_NAME",
+                    Some("stats.interval") => "STATS_INTERVAL",
+                    Some("listen") => "METRICS_ADDR",
+                    _ => continue,
+                };
+                if get(variable).is_some() {
+                    problem.key = variable.to_owned();
+                    problems.push(problem);
+                }
+            }
+        }
+        if problems.is_empty() {
+            *self = next;
+            Ok(())
+        } else {
+            Err(ConfigError::Invalid(problems))
+        }
+    }
+}
+
+fn short(value: &str) -> String {
+    value.chars().take(40).collect()
+}

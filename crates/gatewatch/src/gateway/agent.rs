@@ -1,0 +1,415 @@
+//! The hot loop: one thread that owns its state; drain, decode, attribute, fold, and on.
+
+use std::{borrow::Cow, io, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use gatewatch_capture::{
+    clock,
+    nginx::{self, LAYOUTS_MAX, NginxProbe, Sites},
+    process::{ProcessChange, ProcessProbe},
+};
+use gatewatch_config::{Config, Detail};
+use gatewatch_decode::{
+    mask::Masker,
+    nginx::{request, started_by_nginx},
+};
+use gatewatch_event::request::Request;
+use gatewatch_export::{
+    http::Exchange,
+    log::{Details, Level, Log},
+};
+use gatewatch_insight::{
+    ledger::{Ledger, Stage},
+    traffic::{Observation, Traffic},
+};
+use gatewatch_target::{binary::BinaryError, process::ProcRoot};
+
+use super::{
+    fleet::Fleet,
+    proof::{Outcome, Watched},
+    publish,
+    watch::{self, Finding, Watcher},
+};
+use crate::settings;
+
+/// How long the loop sleeps when there is little to do. A line is in the log, a count in the metrics, so much later.
+const NAP: Duration = Duration::from_millis(10);
+/// Records read between two looks at everything else.
+const BATCH: usize = 20_000;
+/// How often the slow work is done: workers, clock, ledger.
+const TICK_NS: u64 = 250_000_000;
+
+/// Everything the hot loop owns.
+pub struct Agent {
+    probe: NginxProbe,
+    processes: Option<ProcessProbe>,
+    watcher: Watcher,
+    watched: Vec<Option<Watched>>,
+    lean: bool,
+    known_names: Vec<String>,
+    folding: Folding,
+    exchange: Arc<Exchange>,
+    window: publish::Window,
+    next_tick_ns: u64,
+    exited: Vec<u32>,
+}
+
+/// What a record needs on its way to being counted: apart from the probe, so that both can be borrowed.
+struct Folding {
+    root: ProcRoot,
+    fleet: Fleet,
+    traffic: Traffic,
+    masker: Masker,
+    log: Log,
+    ledger: Ledger,
+    /// From the monotonic clock to the calendar.
+    clock_offset: u64,
+}
+
+impl Agent {
+    /// Loads the probes and begins to look for gateways.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or a configuration that does not hold.
+    pub fn new(config: &Config, exchange: Arc<Exchange>) -> Result<Self> {
+        let root = ProcRoot::default();
+        let names = settings::process_names(config);
+        let mut log = Log::new(settings::log(config), io::stdout()).context("cannot start the log")?;
+        let probe = NginxProbe::load(settings::capture(config, &root))?;
+        let now = clock::realtime();
+        let processes = match ProcessProbe::load(root.pid_namespace()) {
+            Ok(processes) => Some(processes),
+            Err(error) => {
+                log.say(Level::Warn, now, &format!("new processes are noticed by looking every 2 s only: {error}"));
+                None
+            }
+        };
+        for key in config.not_yet_effective() {
+            log.say(Level::Warn, now, &format!("`{key}` is understood, but this version does nothing with it yet"));
+        }
+        let watcher = Watcher::start(watch::Settings {
+            root: root.clone(),
+            names: names.clone(),
+            debug_dir: config.gateway.debug_dir.clone(),
+        })?;
+        let fleet = Fleet::new(root.clone(), names.clone(), settings::instance_names(config));
+        let folding = Folding {
+            root,
+            fleet,
+            traffic: settings::traffic(config)?,
+            masker: settings::masker(config)?,
+            log,
+            ledger: Ledger::default(),
+            clock_offset: clock::offset(),
+        };
+        Ok(Self {
+            probe,
+            processes,
+            watcher,
+            watched: Vec::new(),
+            lean: config.gateway.detail == Detail::Lean,
+            known_names: names,
+            folding,
+            exchange,
+            window: publish::Window::new(clock::monotonic(), config.stats.interval),
+            next_tick_ns: 0,
+            exited: Vec::new(),
+        })
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self) {
+        let read = self.drain();
+        self.follow();
+        let now = clock::monotonic();
+        if now >= self.next_tick_ns {
+            self.tick(now);
+        }
+        if self.exchange.turn(now) {
+            self.exchange.publish(publish::snapshot(
+                &self.probe,
+                &mut self.folding.fleet,
+                &self.folding.traffic,
+                &self.folding.ledger,
+                &self.window,
+                &self.watched,
+                self.folding.clock_offset,
+            ));
+        }
+        self.folding.log.flush();
+        if read < BATCH {
+            self.probe.wait(NAP);
+        }
+    }
+
+    /// The last turn: what was seen is reported, and the statistics are said once more.
+    pub fn finish(&mut self) {
+        while self.drain() > 0 {}
+        self.tick(clock::monotonic());
+        self.say_statistics(clock::monotonic());
+        self.folding.log.finish();
+    }
+
+    fn drain(&mut self) -> usize {
+        let Self { probe, watched, folding, .. } = self;
+        let mut changed = false;
+        let read = probe.drain(BATCH, |bytes| changed |= folding.record(probe, watched, bytes));
+        if changed {
+            self.set_layouts();
+        }
+        read
+    }
+
+    /// Makes the layouts in use known to the programs, after one was refuted.
+    fn set_layouts(&mut self) {
+        for (id, watched) in (0u16..).zip(&self.watched) {
+            let Some(candidate) = watched.as_ref().and_then(Watched::candidate) else { continue };
+            if let Err(error) = self.probe.set_layout(id, &candidate.layout) {
+                self.folding.say(Level::Error, &error.to_string());
+            }
+        }
+    }
+
+    /// Processes and binaries that came or went.
+    fn follow(&mut self) {
+        if let Some(processes) = &self.processes {
+            let (watcher, exited, names) = (&self.watcher, &mut self.exited, &self.known_names);
+            processes.drain(|change| match change {
+                ProcessChange::Exec { pid, comm } => {
+                    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+                    let comm = comm.get(..end).unwrap_or(&comm);
+                    if pid != 0 && names.iter().any(|name| name.as_bytes().starts_with(comm)) {
+                        watcher.hint(pid);
+                    }
+                }
+                ProcessChange::Exit { pid } => exited.push(pid),
+            });
+        }
+        while let Some(finding) = self.watcher.next() {
+            match finding {
+                Finding::Binary { binary, process } => self.attach(&binary, &process),
+                Finding::Unwatchable { process, error } => {
+                    // Scripts and wrappers bear the name too: no reason to worry anybody.
+                    let level = match error {
+                        BinaryError::NotNginx { .. } | BinaryError::NotElf { .. } => Level::Debug,
+                        BinaryError::Unreadable { .. }
+                        | BinaryError::NoFunction { .. }
+                        | BinaryError::NoLayout { .. } => Level::Error,
+                    };
+                    let text = format!("process {} ({}) is not watched: {error}", process.pid, process.title);
+                    self.folding.say(level, &text);
+                }
+                Finding::Gone(key) => {
+                    for place in &mut self.watched {
+                        if place.as_ref().is_some_and(|watched| watched.binary.key == key) {
+                            *place = None;
+                            self.folding.say(Level::Info, "a gateway's binary is no longer run: let go");
+                        }
+                    }
+                }
+            }
+        }
+        self.exchange.set_ready(self.watched.iter().any(Option::is_some));
+    }
+
+    fn attach(&mut self, binary: &Arc<gatewatch_target::binary::Binary>, process: &gatewatch_target::process::GatewayProcess) {
+        let free = self.watched.iter().position(Option::is_none).unwrap_or(self.watched.len());
+        let id = match u16::try_from(free).ok().filter(|id| *id < LAYOUTS_MAX) {
+            Some(id) => id,
+            None => {
+                let text = format!("more than {LAYOUTS_MAX} gateway builds at once: process {} is not watched; run a second gatewatch for it", process.pid);
+                return self.folding.say(Level::Error, &text);
+            }
+        };
+        let Some(first) = binary.candidates.first() else { return };
+        let site = |name| binary.functions.get(name).copied();
+        let Some(end) = site("ngx_http_free_request") else { return };
+        let sites = Sites { start: site("ngx_http_process_request").filter(|_| !self.lean), end };
+        let exe = self.folding.root.exe(process.pid);
+        let attached =
+            self.probe.set_layout(id, &first.layout).and_then(|()| self.probe.attach(&exe, sites, id));
+        match attached {
+            Ok(attachment) => {
+                let text = format!(
+                    "watching {} {} (process {}): layout from {}, to be proven on its first requests",
+                    binary.product, binary.version, process.pid, first.source
+                );
+                self.folding.say(Level::Info, &text);
+                for remark in &binary.remarks {
+                    self.folding.say(Level::Warn, remark);
+                }
+                let watched = Watched::new(Arc::clone(binary), attachment);
+                match self.watched.get_mut(free) {
+                    Some(place) => *place = Some(watched),
+                    None => self.watched.push(Some(watched)),
+                }
+            }
+            Err(error) => self.folding.say(Level::Error, &error.to_string()),
+        }
+    }
+
+    fn tick(&mut self, now: u64) {
+        let looks_at_all = self.processes.is_none() || now / 2_000_000_000 != self.next_tick_ns / 2_000_000_000;
+        self.next_tick_ns = now + TICK_NS;
+        self.folding.clock_offset = clock::offset();
+        self.bury(looks_at_all);
+        let sums = self.folding.fleet.sums(&self.probe);
+        let ledger = &mut self.folding.ledger;
+        ledger.set(Stage::Capture, "ring_full", sums.iter().map(|sums| sums.ring_full).sum());
+        ledger.set(Stage::Capture, "worker_died", sums.iter().map(|sums| sums.died).sum());
+        ledger.set(Stage::Capture, "worker_table_full", self.probe.no_worker());
+        ledger.set(Stage::Export, "log_blocked", self.folding.log.lost());
+        if self.window.is_over(now) {
+            self.say_statistics(now);
+        }
+    }
+
+    fn say_statistics(&mut self, now: u64) {
+        let in_flight = (!self.lean).then(|| self.folding.fleet.sums(&self.probe).iter().map(|s| s.in_flight).sum());
+        self.folding.traffic.rotate();
+        self.window.begin(now, publish::statistics(&self.folding.traffic, self.window.seconds(now)));
+        let lost = self.folding.ledger.requests_lost();
+        self.folding.log.statistics(now + self.folding.clock_offset, self.window.statistics(), in_flight, lost);
+    }
+
+    /// Workers that are gone: what they left is read (their last records are in the ring before their exit is
+    /// known), their rows are free again.
+    fn bury(&mut self, look_at_all: bool) {
+        let exited = std::mem::take(&mut self.exited);
+        if exited.is_empty() && !look_at_all {
+            return;
+        }
+        let dead = self.folding.fleet.dead(&exited, look_at_all);
+        if dead.is_empty() {
+            return;
+        }
+        while self.drain() > 0 {}
+        let workers = self.probe.workers();
+        for row in dead {
+            let Some(worker) = workers.get(&row) else { continue };
+            self.folding.fleet.leave(row, worker, || self.probe.overflow(row));
+            if let Err(error) = self.probe.release_worker(row, worker) {
+                self.folding.say(Level::Error, &error.to_string());
+            }
+        }
+    }
+}
+
+impl Folding {
+    fn say(&mut self, level: Level, text: &str) {
+        self.log.say(level, clock::realtime(), text);
+    }
+
+    /// One record from the ring. Whether a layout must be set anew.
+    fn record(&mut self, probe: &NginxProbe, watched: &mut [Option<Watched>], bytes: &[u8]) -> bool {
+        let Some(raw) = nginx::RawRecord::new(bytes) else {
+            self.ledger.lose(Stage::Decode, "malformed_record", 1);
+            return false;
+        };
+        let (row, layout) = (raw.head.worker, usize::from(raw.head.layout));
+        let binary = watched.get_mut(layout).and_then(Option::as_mut);
+        if self.fleet.instance_of(row).is_none() {
+            if let Some(worker) = probe.worker(row) {
+                let traffic = &mut self.traffic;
+                let binary = binary.as_ref().map(|watched| &*watched.binary);
+                self.fleet.join(row, &worker, binary, |name| traffic.gateway(name));
+            }
+        }
+        if let Some(instance) = self.fleet.instance_of(row) {
+            instance.drained += 1;
+        }
+        let Some(binary) = binary else {
+            self.ledger.lose(Stage::Decode, "layout_unproven", 1);
+            return false;
+        };
+        let now = clock::realtime();
+        match binary.judge(bytes, now) {
+            Outcome::Report => self.report(bytes),
+            Outcome::Held => {}
+            Outcome::Implausible => self.ledger.lose(Stage::Decode, "not_a_request", 1),
+            Outcome::NoRoom | Outcome::NoLayout => self.ledger.lose(Stage::Decode, "layout_unproven", 1),
+            Outcome::Proven(held) => {
+                let text = format!("the layout from {} is proven by live requests", binary.describe());
+                self.log.say(Level::Info, now, &text);
+                held.iter().for_each(|bytes| self.report(bytes));
+            }
+            Outcome::Refuted { lost, why } => {
+                self.ledger.lose(Stage::Decode, "layout_unproven", lost);
+                let next = match binary.candidate() {
+                    Some(candidate) => format!("trying the one from {}", candidate.source),
+                    None => "there is no other: its requests are counted as lost (docs/layouts.md tells how to add one)".to_owned(),
+                };
+                self.log.say(Level::Warn, now, &format!("a layout does not fit {} {}: {why}; {next}", binary.binary.product, binary.binary.version));
+                return true;
+            }
+        }
+        false
+    }
+
+    fn report(&mut self, bytes: &[u8]) {
+        let mut request = match request(bytes) {
+            Ok(request) => request,
+            Err(error) => return self.ledger.lose(Stage::Decode, error.reason(), 1),
+        };
+        let ended_ns = request.ended_ns + self.clock_offset;
+        if !request.precise {
+            let started = started_by_nginx(bytes).unwrap_or(ended_ns);
+            request.duration_ns = ended_ns.saturating_sub(started);
+        }
+        let Some(instance) = self.fleet.instance_of(request.worker) else {
+            return self.ledger.lose(Stage::Decode, "layout_unproven", 1);
+        };
+        instance.reported += 1;
+        let gateway = instance.id;
+        let host = settings::clean_host(self.masker.mask_header(request.host));
+        let path = self.masker.mask_target(request.path());
+        let place = self.traffic.observe(
+            &Observation {
+                gateway,
+                method: request.method,
+                host: &host,
+                path: &path,
+                protocol: request.protocol,
+                status: request.status,
+                duration_ns: request.duration_ns,
+                request_bytes: request.request_bytes,
+                response_bytes: request.response_bytes,
+            },
+            ended_ns,
+        );
+        for tried in request.told_tries() {
+            let peer = self.masker.mask_header(tried.peer);
+            let duration = u64::from(tried.response_ms.unwrap_or(0)) * 1_000_000;
+            self.traffic.observe_upstream(gateway, place.service, &peer, duration);
+        }
+        if self.log.writes_requests() {
+            self.log_request(&request, place, host, ended_ns);
+        }
+    }
+
+    fn log_request(
+        &mut self,
+        request: &Request<'_>,
+        place: gatewatch_insight::traffic::Place,
+        host: Cow<'_, str>,
+        ended_ns: u64,
+    ) {
+        let gateway = match self.fleet.instance_of(request.worker) {
+            Some(instance) => instance.name.clone(),
+            None => String::new(),
+        };
+        let remote = request.remote.to_string();
+        let details = Details {
+            gateway: &gateway,
+            service: &self.traffic.service_name(place.service),
+            route: &self.traffic.path_name(place.path),
+            target: self.masker.mask_target(request.target),
+            host,
+            user_agent: self.masker.mask_user_agent(request.user_agent),
+            remote: self.masker.mask_remote_addr(&remote),
+            peers: request.told_tries().iter().map(|tried| self.masker.mask_header(tried.peer)).collect(),
+            ended_ns,
+        };
+        self.log.request(request, &details);
+    }
+}

@@ -1,0 +1,290 @@
+//! Gateway instances and their workers: who a record came from, and what the gateway itself counted.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gatewatch_capture::nginx::{NginxProbe, Overflow, Worker};
+use gatewatch_event::request::LUA_PHASES;
+use gatewatch_export::snapshot;
+use gatewatch_target::{
+    binary::Binary,
+    counters::{Counters, Reading},
+    process::{NameRule, ProcRoot},
+};
+
+/// Requests that may end between our two counts when the gateway's is first read.
+const SLACK_MAX: u64 = 64;
+
+/// A worker, as its first record made it known.
+#[derive(Debug)]
+pub struct Member {
+    /// Index of its instance.
+    pub instance: usize,
+    /// The kernel's number of it.
+    pub pid: u32,
+    agent_pid: u32,
+    began: u64,
+}
+
+/// One gateway: a master process and its workers, over restarts that keep its name.
+#[derive(Debug, Default)]
+pub struct Instance {
+    /// Its name: the label `gateway`.
+    pub name: String,
+    /// Its id among the traffic's names.
+    pub id: u32,
+    /// Requests reported.
+    pub reported: u64,
+    /// Records of it that were read.
+    pub drained: u64,
+    /// Index of its binary's layout.
+    pub layout: u16,
+    retired: Sums,
+    /// The gateway's own counters, by master process: an upgrade runs two for a while.
+    counters: Vec<(u32, Counters)>,
+    /// What the gateway had counted when the probes' own count stood at 0, once it is known.
+    base: Option<Base>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Base {
+    /// May be below 0: ours goes on when a gateway is restarted, its own does not.
+    ended: i128,
+    /// How far that is uncertain.
+    slack: u64,
+}
+
+/// What the kernel counted, over workers.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    /// Requests that ended.
+    pub ended: u64,
+    /// Records handed over.
+    pub submitted: u64,
+    /// Records that found no room.
+    pub ring_full: u64,
+    /// Starts that found no room.
+    pub start_dropped: u64,
+    /// Requests open when their worker died.
+    pub died: u64,
+    /// Requests in flight now.
+    pub in_flight: u64,
+    /// Workers alive.
+    pub workers: u64,
+    overflow: BTreeMap<u16, u64>,
+    overflow_ns: u64,
+    lua_ns: [u64; LUA_PHASES.len()],
+    lua_calls: [u64; LUA_PHASES.len()],
+}
+
+impl Sums {
+    fn add(&mut self, worker: &Worker, overflow: impl FnOnce() -> Overflow, alive: bool) {
+        self.ended += worker.ended;
+        self.submitted += worker.submitted;
+        self.ring_full += worker.ring_full;
+        self.start_dropped += worker.start_dropped;
+        let open = worker.started.saturating_sub(worker.finished);
+        if alive {
+            self.in_flight += open;
+            self.workers += 1;
+        } else {
+            self.died += open;
+        }
+        if worker.ring_full > 0 {
+            let overflow = overflow();
+            self.overflow_ns += overflow.duration_ns;
+            for (status, n) in (0u16..).zip(overflow.status).filter(|(_, n)| *n > 0) {
+                *self.overflow.entry(status).or_default() += n;
+            }
+        }
+        for (sum, n) in self.lua_ns.iter_mut().zip(worker.lua_ns) {
+            *sum += n;
+        }
+        for (sum, n) in self.lua_calls.iter_mut().zip(worker.lua_calls) {
+            *sum += n;
+        }
+    }
+}
+
+/// All of them.
+pub struct Fleet {
+    root: ProcRoot,
+    names: Vec<String>,
+    rules: Vec<NameRule>,
+    members: HashMap<u32, Member>,
+    instances: Vec<Instance>,
+}
+
+impl Fleet {
+    /// None yet.
+    pub fn new(root: ProcRoot, names: Vec<String>, rules: Vec<NameRule>) -> Self {
+        Self { root, names, rules, members: HashMap::new(), instances: Vec::new() }
+    }
+
+    /// The instance of the worker in this row, if its first record was seen to.
+    pub fn instance_of(&mut self, row: u32) -> Option<&mut Instance> {
+        let member = self.members.get(&row)?;
+        self.instances.get_mut(member.instance)
+    }
+
+    /// Makes the worker in a row known. `id` gives an instance's name its id.
+    pub fn join(&mut self, row: u32, worker: &Worker, binary: Option<&Binary>, id: impl FnOnce(&str) -> u32) {
+        let process = self.root.gateway_at(worker.agent_pid, &self.names);
+        let master = process.as_ref().map(|process| self.root.master_of(process, &self.names));
+        let name = match &master {
+            Some(master) => self.root.instance_name(master, &self.rules),
+            // Gone already, or in a process namespace that is not ours to see.
+            None => format!("nginx:pid-{}", worker.pid),
+        };
+        let layout = u16::try_from(worker.layout).unwrap_or(0);
+        let instance = match self.instances.iter().position(|instance| instance.name == name) {
+            Some(instance) => instance,
+            None => {
+                let id = id(&name);
+                self.instances.push(Instance { name, id, ..Instance::default() });
+                self.instances.len() - 1
+            }
+        };
+        if let Some(known) = self.instances.get_mut(instance) {
+            known.layout = layout;
+        }
+        let began = process.map_or(0, |process| process.began);
+        self.members.insert(row, Member { instance, pid: worker.pid, agent_pid: worker.agent_pid, began });
+        if let (Some(binary), Some(master), Some(instance)) = (binary, master, self.instances.get_mut(instance)) {
+            instance.open_counters(&self.root, master.pid, binary);
+        }
+    }
+
+    /// Rows whose process is gone.
+    pub fn dead(&self, exited: &[u32], look: bool) -> Vec<u32> {
+        let gone = |member: &Member| {
+            exited.contains(&member.pid)
+                || (look && member.agent_pid != 0 && !self.root.is_alive(member.agent_pid, member.began))
+        };
+        self.members.iter().filter(|(_, member)| gone(member)).map(|(row, _)| *row).collect()
+    }
+
+    /// Takes a dead worker's last counts over and forgets it.
+    pub fn leave(&mut self, row: u32, worker: &Worker, overflow: impl FnOnce() -> Overflow) {
+        let Some(member) = self.members.remove(&row) else { return };
+        if let Some(instance) = self.instances.get_mut(member.instance) {
+            instance.retired.add(worker, overflow, false);
+        }
+    }
+
+    /// The kernel's counts by instance, in the instances' order.
+    pub fn sums(&self, probe: &NginxProbe) -> Vec<Sums> {
+        let mut sums: Vec<Sums> = self.instances.iter().map(|instance| instance.retired.clone()).collect();
+        for (row, worker) in probe.workers() {
+            let instance = self.members.get(&row).map(|member| member.instance);
+            if let Some(sums) = instance.and_then(|instance| sums.get_mut(instance)) {
+                sums.add(&worker, || probe.overflow(row), true);
+            }
+        }
+        sums
+    }
+
+    /// Every instance with its sums, and with what its gateway counted meanwhile.
+    pub fn reconcile(&mut self, probe: &NginxProbe, describe: impl Fn(u16) -> Layout) -> Vec<snapshot::Gateway> {
+        let before = self.sums(probe);
+        let readings: Vec<Option<Reading>> = self.instances.iter_mut().map(Instance::read_counters).collect();
+        let after = self.sums(probe);
+        self.instances
+            .iter_mut()
+            .zip(readings)
+            .zip(before.into_iter().zip(after))
+            .map(|((instance, reading), (before, after))| instance.show(reading, &before, after, &describe))
+            .collect()
+    }
+}
+
+/// A layout in words.
+pub struct Layout {
+    /// nginx's version.
+    pub version: String,
+    /// Where it came from.
+    pub source: String,
+    /// Live requests have proven it.
+    pub proven: bool,
+}
+
+impl Instance {
+    fn show(
+        &mut self,
+        reading: Option<Reading>,
+        before: &Sums,
+        after: Sums,
+        describe: impl Fn(u16) -> Layout,
+    ) -> snapshot::Gateway {
+        let layout = describe(self.layout);
+        let counted = reading.and_then(|reading| self.counted(reading, before, &after));
+        // What the kernel handed over and we have not read yet is not lost.
+        let reported = self.reported + after.submitted.saturating_sub(self.drained);
+        #[allow(clippy::cast_precision_loss)] // a ratio for people
+        let coverage = counted.filter(|counted| *counted > 0).map(|counted| reported as f64 / counted as f64);
+        let phases = LUA_PHASES.into_iter().zip(after.lua_ns).zip(after.lua_calls);
+        snapshot::Gateway {
+            name: self.name.clone(),
+            version: layout.version,
+            layout: layout.source,
+            proven: layout.proven,
+            workers: after.workers,
+            in_flight: Some(after.in_flight),
+            seen: after.ended + after.died,
+            reported: self.reported,
+            counted_by_gateway: counted,
+            coverage,
+            overflow: after.overflow.into_iter().collect(),
+            overflow_duration_ns: after.overflow_ns,
+            lua: phases
+                .filter(|(_, calls)| *calls > 0)
+                .map(|((phase, ns), calls)| (phase, ns, calls))
+                .collect(),
+        }
+    }
+
+    fn open_counters(&mut self, root: &ProcRoot, master: u32, binary: &Binary) {
+        if self.counters.iter().any(|(pid, _)| *pid == master) {
+            return;
+        }
+        if let Ok(counters) = Counters::open(root, master, binary) {
+            self.counters.push((master, counters));
+            self.base = None;
+        }
+    }
+
+    /// What all masters counted together; where one is gone, the sum begins anew.
+    fn read_counters(&mut self) -> Option<Reading> {
+        let mut sum = Reading::default();
+        let before = self.counters.len();
+        self.counters.retain(|(_, counters)| match counters.read() {
+            Ok(reading) => {
+                sum.requests += reading.requests;
+                sum.open += reading.open;
+                true
+            }
+            Err(_) => false,
+        });
+        if self.counters.len() != before {
+            self.base = None;
+        }
+        (!self.counters.is_empty()).then_some(sum)
+    }
+
+    /// The gateway's own count of requests that ended while we watched. The two counts cannot be read at the same
+    /// moment, so ours is read before and after: a count of the gateway's in between is ours.
+    fn counted(&mut self, reading: Reading, before: &Sums, after: &Sums) -> Option<u64> {
+        // nginx never learns that the requests of a worker that died have ended.
+        let ended = i128::from(reading.ended()) + i128::from(after.died);
+        let (low, high) = (before.ended + before.died, after.ended + after.died);
+        let Some(base) = self.base else {
+            // Under load a later, quieter moment serves better.
+            if high - low <= SLACK_MAX {
+                self.base = Some(Base { ended: ended - i128::from(high), slack: high - low });
+            }
+            return None;
+        };
+        let counted = u64::try_from(ended - base.ended).unwrap_or(0);
+        let ours = counted + base.slack >= low && counted <= high + base.slack;
+        Some(if ours { high } else { counted })
+    }
+}

@@ -1,0 +1,97 @@
+//! `gatewatch gateway`: every request of the gateways on this machine or in this pod.
+
+mod agent;
+mod cost;
+mod fleet;
+mod proof;
+mod publish;
+mod watch;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use gatewatch_capture::clock;
+use gatewatch_config::Config;
+use gatewatch_export::http::{self, Exchange};
+
+use agent::Agent;
+
+/// Runs until a signal or `limit` ends it.
+///
+/// # Errors
+/// When the kernel, the address or the configuration refuse.
+pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
+    let exchange = Arc::new(Exchange::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let address: SocketAddr = config.listen.0;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    // The address first: a second agent on it should fail before it attaches anything.
+    let listener = runtime.block_on(http::listen(address)).with_context(|| {
+        format!("cannot listen on {address}: another program has it. Choose one with --listen or METRICS_ADDR")
+    })?;
+
+    let hot = {
+        let (exchange, stop, config) = (Arc::clone(&exchange), Arc::clone(&stop), config.clone());
+        // The agent is made by the thread that runs it: its rings stay there.
+        let (started, start) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
+            match Agent::new(&config, Arc::clone(&exchange)) {
+                Ok(mut agent) => {
+                    let _waiting = started.send(Ok(()));
+                    while !stop.load(Ordering::Relaxed) {
+                        agent.turn();
+                    }
+                    agent.finish();
+                }
+                Err(error) => {
+                    let _waiting = started.send(Err(error));
+                }
+            }
+        })?;
+        start.recv().context("the hot loop ended before it began")??;
+        thread
+    };
+
+    let hot_thread = hot.thread().id();
+    let stopped = {
+        let stop = Arc::clone(&stop);
+        async move {
+            ended(limit).await;
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
+    stop.store(true, Ordering::Relaxed);
+    hot.join().map_err(|_| anyhow::anyhow!("the hot loop ({hot_thread:?}) ended by a defect of gatewatch: see above"))?;
+    served.context("the HTTP server failed")
+}
+
+/// A signal to end, or the end of the time given.
+async fn ended(limit: Option<Duration>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let over = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+        () = over => {}
+    }
+}

@@ -1,0 +1,123 @@
+//! From the configuration to what each part is given.
+
+use std::{borrow::Cow, sync::Arc};
+
+use anyhow::{Context, Result};
+use gatewatch_capture::nginx;
+use gatewatch_config::{Config, LogLevel};
+use gatewatch_decode::mask::{MaskSettings, Masker};
+use gatewatch_export::log::{self, Level};
+use gatewatch_insight::{
+    routes::{Routes, Rule},
+    traffic::{BUCKETS, Bounds, Traffic},
+};
+use gatewatch_target::process::{NameRule, ProcRoot};
+
+/// Time series an endpoint has: its histogram's buckets, sum and count, its bytes each way, and mostly one status.
+const SERIES_AN_ENDPOINT: usize = BUCKETS.len() + 1 + 2 + 2 + 1;
+
+/// Names of gateway processes.
+pub fn process_names(config: &Config) -> Vec<String> {
+    config.gateway.process_name.clone()
+}
+
+/// What instances are called.
+pub fn instance_names(config: &Config) -> Vec<NameRule> {
+    let rule = |name: &gatewatch_config::InstanceName| NameRule { matches: name.matches.clone(), name: name.name.clone() };
+    config.gateway.names.iter().map(rule).collect()
+}
+
+/// The log.
+pub fn log(config: &Config) -> log::Settings {
+    let level = match config.log.level {
+        LogLevel::Debug => Level::Debug,
+        LogLevel::Info => Level::Info,
+        LogLevel::Warn => Level::Warn,
+        LogLevel::Error => Level::Error,
+    };
+    log::Settings { level, json: config.log.json, requests: config.log.requests }
+}
+
+/// The nginx probe's tables.
+pub fn capture(config: &Config, root: &ProcRoot) -> nginx::Settings {
+    nginx::Settings {
+        ring_bytes: u32::try_from(config.capture.ring_bytes).unwrap_or(1 << 30),
+        max_workers: config.capture.max_workers,
+        starts_per_worker: config.capture.starts_per_worker,
+        pid_namespace: root.pid_namespace(),
+    }
+}
+
+/// What is hidden.
+///
+/// # Errors
+/// A pattern that is none.
+pub fn masker(config: &Config) -> Result<Masker> {
+    let mask = &config.mask;
+    let settings = MaskSettings {
+        enabled: mask.enabled,
+        query_values: mask.query_values,
+        patterns: mask.patterns.clone(),
+        user_agent: mask.user_agent,
+        remote_addr: mask.remote_addr,
+    };
+    Masker::new(settings).context("`mask.patterns`")
+}
+
+/// Groups, routes and bounds.
+///
+/// # Errors
+/// A rule that does not compile.
+pub fn traffic(config: &Config) -> Result<Traffic> {
+    let rules: Vec<Rule> =
+        if config.routing.enabled { config.routing.rules.iter().map(Rule::from).collect() } else { Vec::new() };
+    let routes = Routes::compile(&rules).context("`routing.rules`")?;
+    let rule_paths = rules.iter().map(|rule| rule.path.as_deref().and_then(names_a_group).map(Arc::from)).collect();
+    let templates: Vec<Rule> = config.paths.templates.iter().map(|template| template_rule(template)).collect();
+    let templates = Routes::compile(&templates).context("`paths.templates`")?;
+    let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    let bounds = Bounds {
+        hosts: count(config.series.max_hosts),
+        paths: count(config.paths.max_groups),
+        endpoints: (count(config.series.max) / SERIES_AN_ENDPOINT).max(1),
+    };
+    Ok(Traffic::new(bounds, routes, rule_paths, templates))
+}
+
+/// A rule's path names the group of what it matches, unless it matches everything.
+fn names_a_group(path: &str) -> Option<&str> {
+    (!matches!(path, "/*" | "/**" | "*" | "**") && !path.starts_with('~')).then_some(path)
+}
+
+/// A template is a rule whose "service" is its own name, and each `{…}` one segment.
+fn template_rule(template: &str) -> Rule {
+    let mut pattern = String::new();
+    let mut depth = 0;
+    for c in template.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => {
+                depth -= 1;
+                if depth == 0 {
+                    pattern.push('*');
+                }
+            }
+            c if depth == 0 => pattern.push(c),
+            _ => {}
+        }
+    }
+    Rule { domain: None, path: Some(pattern), service: template.to_owned(), priority: 0 }
+}
+
+/// A host fit to be a label: lower case, and nothing in it that a host cannot have.
+pub fn clean_host(host: Cow<'_, str>) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '*');
+    if host.chars().all(plain) {
+        return host;
+    }
+    let clean = |c: char| match c.to_ascii_lowercase() {
+        c if plain(c) => c,
+        _ => '\u{fffd}',
+    };
+    Cow::Owned(host.chars().map(clean).collect())
+}
