@@ -2,8 +2,11 @@
 
 use std::{cell::Cell, os::fd::BorrowedFd, rc::Rc, time::Duration};
 
-use rustix::{event::{PollFd, PollFlags, poll}, time::Timespec};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
+};
 
 type Sink<'a> = dyn FnMut(&[u8]) + 'a;
 
@@ -58,6 +61,9 @@ impl Ring {
         let epoll = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
         // No such timeout is refused; an interruption by a signal only ends the sleep early.
         let timeout = Timespec::try_from(timeout).ok();
-        let _early = poll(&mut [PollFd::from_borrowed_fd(epoll, PollFlags::IN)], timeout.as_ref());
+        let _early = poll(
+            &mut [PollFd::from_borrowed_fd(epoll, PollFlags::IN)],
+            timeout.as_ref(),
+        );
     }
 }

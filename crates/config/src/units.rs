@@ -10,14 +10,21 @@ use crate::model::{Listen, StatusRange};
 
 /// `500ms`, `30s`, `5m`, `1.5h`; several parts may follow each other, `1m30s`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("bad duration `{}`: write e.g. 500ms, 30s, 5m", text.chars().take(40).collect::<String>());
+    let bad = || {
+        format!(
+            "bad duration `{}`: write e.g. 500ms, 30s, 5m",
+            text.chars().take(40).collect::<String>()
+        )
+    };
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest == "0" {
         return Ok(total);
     }
     loop {
-        let digits = rest.find(|it: char| !(it.is_ascii_digit() || it == '.')).ok_or_else(bad)?;
+        let digits = rest
+            .find(|it: char| !(it.is_ascii_digit() || it == '.'))
+            .ok_or_else(bad)?;
         let (number, tail) = rest.split_at_checked(digits).ok_or_else(bad)?;
         let end = tail.find(|it: char| !it.is_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(end).ok_or_else(bad)?;
@@ -44,17 +51,31 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 /// The largest unit that needs no fraction.
 pub(crate) fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    for (unit, size) in [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)] {
-        if nanos > 0 && nanos % size == 0 {
+    for (unit, size) in [
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+    ] {
+        if nanos > 0 && nanos.is_multiple_of(size) {
             return format!("{}{unit}", nanos / size);
         }
     }
-    if nanos == 0 { "0s".to_owned() } else { format!("{nanos}ns") }
+    if nanos == 0 {
+        "0s".to_owned()
+    } else {
+        format!("{nanos}ns")
+    }
 }
 
 /// `8MiB`, `512KiB`, `1GiB`, or plain bytes; `8M` and `8Mi` are the same as `8MiB`.
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let bad = || format!("bad size `{}`: write e.g. 8MiB, 512KiB, 1048576", text.chars().take(40).collect::<String>());
+    let bad = || {
+        format!(
+            "bad size `{}`: write e.g. 8MiB, 512KiB, 1048576",
+            text.chars().take(40).collect::<String>()
+        )
+    };
     let text = text.trim();
     let end = text.find(|it: char| !it.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end).ok_or_else(bad)?;
@@ -65,13 +86,21 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "G" | "Gi" | "GiB" => 30,
         _ => return Err(bad()),
     };
-    number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(bad)
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(bad)
 }
 
 /// `0.0.0.0:9102`, `[::]:9102`, or `:9102` for all addresses.
 pub(crate) fn parse_listen(text: &str) -> Result<Listen, String> {
     let text = text.trim();
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    let full = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
     full.parse::<SocketAddr>().map(Listen).map_err(|_| {
         format!(
             "bad address `{}`: write an IP address and a port, e.g. 0.0.0.0:9102 or [::]:9102",
@@ -102,7 +131,12 @@ fn parse_status(text: &str) -> Option<StatusRange> {
 impl<'de> Deserialize<'de> for StatusRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let bad = || format!("bad status `{}`: write e.g. 404, 5xx, 400-499", text.chars().take(40).collect::<String>());
+        let bad = || {
+            format!(
+                "bad status `{}`: write e.g. 404, 5xx, 400-499",
+                text.chars().take(40).collect::<String>()
+            )
+        };
         parse_status(&text).ok_or_else(|| de::Error::custom(bad()))
     }
 }
@@ -110,7 +144,10 @@ impl<'de> Deserialize<'de> for StatusRange {
 pub(crate) mod duration {
     use super::{Deserialize, Deserializer, Duration, de, format_duration, parse_duration};
 
-    pub(crate) fn serialize<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: serde::Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format_duration(*value))
     }
 
@@ -122,16 +159,23 @@ pub(crate) mod duration {
 pub(crate) mod optional_duration {
     use super::{Deserialize, Deserializer, Duration, de, format_duration, parse_duration};
 
-    pub(crate) fn serialize<S: serde::Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: serde::Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => serializer.serialize_some(&format_duration(*value)),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| parse_duration(&text)).transpose().map_err(de::Error::custom)
+        text.map(|text| parse_duration(&text))
+            .transpose()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -157,7 +201,10 @@ pub(crate) mod list {
 
     use super::{Deserialize, Deserializer, fmt};
 
-    pub(crate) fn serialize<T: Serialize, S: Serializer>(value: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
+        value: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(value)
     }
 
@@ -182,7 +229,9 @@ pub(crate) mod list {
             let port = part.parse().ok().filter(|port| *port > 0);
             port.ok_or_else(|| {
                 let part: String = part.chars().take(40).collect();
-                E::custom(format_args!("bad port `{part}`: write numbers from 1 to 65535, e.g. 80,443"))
+                E::custom(format_args!(
+                    "bad port `{part}`: write numbers from 1 to 65535, e.g. 80,443"
+                ))
             })
         }
     }
@@ -197,7 +246,11 @@ pub(crate) mod list {
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(T::from_part).collect()
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(T::from_part)
+                .collect()
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
@@ -209,7 +262,9 @@ pub(crate) mod list {
         }
     }
 
-    pub(crate) fn deserialize<'de, T: Item, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    pub(crate) fn deserialize<'de, T: Item, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
         deserializer.deserialize_any(Parts(PhantomData))
     }
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span};
+use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, ScanError, Span};
 
 use crate::error::{Place, Problem};
 
@@ -29,7 +29,10 @@ pub(crate) struct Node {
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     /// `plain` means unquoted: only then `true`, `12` and `~` are more than text.
-    Scalar { text: String, plain: bool },
+    Scalar {
+        text: String,
+        plain: bool,
+    },
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
 }
@@ -43,7 +46,12 @@ pub(crate) struct Key {
 
 impl Node {
     fn new(span: &Span, kind: Kind) -> Self {
-        Self { line: span.start.line(), column: span.start.col() + 1, kind, size: 1 }
+        Self {
+            line: span.start.line(),
+            column: span.start.col() + 1,
+            kind,
+            size: 1,
+        }
     }
 
     pub(crate) fn is_null(&self) -> bool {
@@ -94,8 +102,13 @@ struct Reader<'a> {
 
 /// An empty file is an empty mapping.
 pub(crate) fn parse(text: &str, file: &str) -> Result<Node, Problem> {
-    let mut reader =
-        Reader { file, open: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None };
+    let mut reader = Reader {
+        file,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+        root: None,
+    };
     if text.len() > MAX_FILE_BYTES {
         return Err(reader.problem(1, 1, "the file is larger than 1 MiB: a configuration never is"));
     }
@@ -108,18 +121,39 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Node, Problem> {
             Ok((event, span)) => reader.event(event, &span)?,
             Err(error) => {
                 let (line, column) = (error.marker().line(), error.marker().col() + 1);
-                return Err(reader.problem(line, column, &format!("not valid YAML: {}", error.info())));
+                return Err(reader.problem(line, column, &why(&error)));
             }
         }
     }
-    let empty = Node { line: 1, column: 1, kind: Kind::Map(Vec::new()), size: 1 };
+    let empty = Node {
+        line: 1,
+        column: 1,
+        kind: Kind::Map(Vec::new()),
+        size: 1,
+    };
     Ok(reader.root.filter(|root| !root.is_null()).unwrap_or(empty))
+}
+
+/// The parser reads ahead, so its own bound on depth may be met before ours.
+fn why(error: &ScanError) -> String {
+    if matches!(error.kind(), ErrorKind::RecursionLimitExceeded) {
+        return "nested too deeply".to_owned();
+    }
+    format!("not valid YAML: {}", error.info())
 }
 
 impl Reader<'_> {
     fn problem(&self, line: usize, column: usize, message: &str) -> Problem {
-        let place = Place { file: self.file.to_owned(), line, column };
-        Problem { place: Some(place), key: String::new(), message: message.to_owned() }
+        let place = Place {
+            file: self.file.to_owned(),
+            line,
+            column,
+        };
+        Problem {
+            place: Some(place),
+            key: String::new(),
+            message: message.to_owned(),
+        }
     }
 
     fn refuse(&self, span: &Span, message: &str) -> Result<(), Problem> {
@@ -127,16 +161,36 @@ impl Reader<'_> {
     }
 
     fn event(&mut self, event: Event<'_>, span: &Span) -> Result<(), Problem> {
+        // `!!str` and its kind say what we know; anything else asks for a type we do not have.
+        if event.tag().is_some_and(|tag| tag.core_suffix().is_none()) {
+            let at = span.tag_start().unwrap_or(span.start);
+            return Err(self.problem(
+                at.line(),
+                at.col() + 1,
+                "tags (`!name`) are not supported: remove it",
+            ));
+        }
         match event {
-            Event::Scalar(text, style, anchor, tag) => {
-                if tag.is_some_and(|tag| tag.core_suffix().is_none()) {
-                    return self.refuse(span, "tags (`!name`) are not supported: remove it");
-                }
+            Event::Scalar(text, style, anchor, _) => {
                 let plain = matches!(style, ScalarStyle::Plain);
-                self.value(Node::new(span, Kind::Scalar { text: Cow::into_owned(text), plain }), anchor, span)
+                self.value(
+                    Node::new(
+                        span,
+                        Kind::Scalar {
+                            text: Cow::into_owned(text),
+                            plain,
+                        },
+                    ),
+                    anchor,
+                    span,
+                )
             }
-            Event::SequenceStart(_, anchor, _) => self.start(Node::new(span, Kind::List(Vec::new())), anchor, span),
-            Event::MappingStart(_, anchor, _) => self.start(Node::new(span, Kind::Map(Vec::new())), anchor, span),
+            Event::SequenceStart(_, anchor, _) => {
+                self.start(Node::new(span, Kind::List(Vec::new())), anchor, span)
+            }
+            Event::MappingStart(_, anchor, _) => {
+                self.start(Node::new(span, Kind::Map(Vec::new())), anchor, span)
+            }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(done) => self.close(done, span),
                 None => Ok(()),
@@ -154,10 +208,16 @@ impl Reader<'_> {
                 None => self.refuse(span, "this alias stands inside what it names"),
             },
             Event::UnresolvedAlias(_) => self.refuse(span, "no such anchor"),
-            Event::DocumentStart(..) if self.root.is_some() => {
-                self.refuse(span, "a second document begins here: one file holds one configuration")
-            }
-            _ => Ok(()),
+            Event::DocumentStart(..) if self.root.is_some() => self.refuse(
+                span,
+                "a second document begins here: one file holds one configuration",
+            ),
+            Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(..)
+            | Event::DocumentEnd
+            | Event::Anchor(..)
+            | _ => Ok(()),
         }
     }
 
@@ -169,7 +229,11 @@ impl Reader<'_> {
             return self.refuse(span, "a key must be a plain word");
         }
         self.count(span)?;
-        self.open.push(Open { node, anchor, key: None });
+        self.open.push(Open {
+            node,
+            anchor,
+            key: None,
+        });
         Ok(())
     }
 
@@ -192,11 +256,17 @@ impl Reader<'_> {
 
     fn count(&mut self, span: &Span) -> Result<(), Problem> {
         self.nodes = self.nodes.saturating_add(1);
-        if self.nodes > MAX_NODES { self.refuse(span, "the file holds too many values") } else { Ok(()) }
+        if self.nodes > MAX_NODES {
+            self.refuse(span, "the file holds too many values")
+        } else {
+            Ok(())
+        }
     }
 
     fn expects_key(&self) -> bool {
-        self.open.last().is_some_and(|open| matches!(open.node.kind, Kind::Map(_)) && open.key.is_none())
+        self.open
+            .last()
+            .is_some_and(|open| matches!(open.node.kind, Kind::Map(_)) && open.key.is_none())
     }
 
     /// Puts a finished node where it belongs.
@@ -224,11 +294,15 @@ impl Reader<'_> {
                     return self.refuse(span, "merge keys (`<<`) are not supported: write the keys out");
                 }
                 // Our sections are small; a mapping large enough to make this slow has only unknown keys.
-                if let Some((first, _)) = entries.iter().take(1000).find(|(key, _)| key.text == text) {
+                if let Some((first, _)) = entries.iter().take(100).find(|(key, _)| key.text == text) {
                     let message = format!("the key `{text}` is here twice, first in line {}", first.line);
                     return self.refuse(span, &message);
                 }
-                open.key = Some(Key { text, line: node.line, column: node.column });
+                open.key = Some(Key {
+                    text,
+                    line: node.line,
+                    column: node.column,
+                });
                 Ok(())
             }
             (_, Kind::List(_) | Kind::Scalar { .. }) => Ok(()),

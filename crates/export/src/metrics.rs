@@ -29,8 +29,6 @@ pub fn render(snapshot: Arc<Snapshot>) -> String {
     text
 }
 
-const UNLABELLED: [(&str, &str); 0] = [];
-
 #[derive(Debug)]
 struct View(Arc<Snapshot>);
 
@@ -46,6 +44,14 @@ impl Family<'_> {
 
     fn gauge(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {
         self.0.encode_family(labels)?.encode_gauge(&value)
+    }
+
+    fn one_counter(&mut self, value: impl EncodeCounterValue) -> fmt::Result {
+        self.0.encode_counter::<NoLabelSet, _, f64>(&value, None)
+    }
+
+    fn one_gauge(&mut self, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_gauge(&value)
     }
 
     fn histogram(&mut self, labels: &impl EncodeLabelSet, histogram: &Histogram) -> fmt::Result {
@@ -167,13 +173,13 @@ impl Collector for View {
             "gatewatch_http_coarse_starts",
             "Requests whose duration is to the millisecond, because the table of starts was full.",
         )?
-        .counter(&UNLABELLED, self.0.coarse_starts)?;
+        .one_counter(self.0.coarse_starts)?;
         counter(
             encoder,
             "gatewatch_agent_cpu_seconds",
             "CPU time of this process.",
         )?
-        .counter(&UNLABELLED, seconds(self.0.agent.cpu_ns))?;
+        .one_counter(seconds(self.0.agent.cpu_ns))?;
 
         histograms(&self.0, encoder)?;
         gauges(&self.0, encoder)
@@ -397,7 +403,7 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
         "gatewatch_agent_resident_bytes",
         "Memory of this process, its rings included.",
     )?
-    .gauge(&UNLABELLED, snapshot.agent.resident_bytes)?;
+    .one_gauge(snapshot.agent.resident_bytes)?;
     gauge(
         encoder,
         "gatewatch_build_info",

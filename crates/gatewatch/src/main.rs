@@ -65,7 +65,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Messages may carry bytes of files and processes.
-            eprintln!("gatewatch: {}", gatewatch_export::log::plain(&format!("{error:#}")));
+            eprintln!(
+                "gatewatch: {}",
+                gatewatch_export::log::plain(&format!("{error:#}"))
+            );
             ExitCode::FAILURE
         }
     }
@@ -95,7 +98,13 @@ impl GatewayArgs {
             Some(file) => Config::load(file)?,
             None => Config::default(),
         };
-        let flag = |name: &str| if name == "LOG_LEVEL" { self.log_level.clone() } else { None };
+        let flag = |name: &str| {
+            if name == "LOG_LEVEL" {
+                self.log_level.clone()
+            } else {
+                None
+            }
+        };
         config.apply_env(|name| flag(name).or_else(|| std::env::var(name).ok()))?;
         if let Some(address) = self.listen {
             config.listen = gatewatch_config::Listen(address);

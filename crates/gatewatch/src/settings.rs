@@ -23,7 +23,10 @@ pub fn process_names(config: &Config) -> Vec<String> {
 
 /// What instances are called.
 pub fn instance_names(config: &Config) -> Vec<NameRule> {
-    let rule = |name: &gatewatch_config::InstanceName| NameRule { matches: name.matches.clone(), name: name.name.clone() };
+    let rule = |name: &gatewatch_config::InstanceName| NameRule {
+        matches: name.matches.clone(),
+        name: name.name.clone(),
+    };
     config.gateway.names.iter().map(rule).collect()
 }
 
@@ -35,7 +38,11 @@ pub fn log(config: &Config) -> log::Settings {
         LogLevel::Warn => Level::Warn,
         LogLevel::Error => Level::Error,
     };
-    log::Settings { level, json: config.log.json, requests: config.log.requests }
+    log::Settings {
+        level,
+        json: config.log.json,
+        requests: config.log.requests,
+    }
 }
 
 /// The nginx probe's tables.
@@ -69,11 +76,22 @@ pub fn masker(config: &Config) -> Result<Masker> {
 /// # Errors
 /// A rule that does not compile.
 pub fn traffic(config: &Config) -> Result<Traffic> {
-    let rules: Vec<Rule> =
-        if config.routing.enabled { config.routing.rules.iter().map(Rule::from).collect() } else { Vec::new() };
+    let rules: Vec<Rule> = if config.routing.enabled {
+        config.routing.rules.iter().map(Rule::from).collect()
+    } else {
+        Vec::new()
+    };
     let routes = Routes::compile(&rules).context("`routing.rules`")?;
-    let rule_paths = rules.iter().map(|rule| rule.path.as_deref().and_then(names_a_group).map(Arc::from)).collect();
-    let templates: Vec<Rule> = config.paths.templates.iter().map(|template| template_rule(template)).collect();
+    let rule_paths = rules
+        .iter()
+        .map(|rule| rule.path.as_deref().and_then(names_a_group).map(Arc::from))
+        .collect();
+    let templates: Vec<Rule> = config
+        .paths
+        .templates
+        .iter()
+        .map(|template| template_rule(template))
+        .collect();
     let templates = Routes::compile(&templates).context("`paths.templates`")?;
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let bounds = Bounds {
@@ -106,12 +124,19 @@ fn template_rule(template: &str) -> Rule {
             _ => {}
         }
     }
-    Rule { domain: None, path: Some(pattern), service: template.to_owned(), priority: 0 }
+    Rule {
+        domain: None,
+        path: Some(pattern),
+        service: template.to_owned(),
+        priority: 0,
+    }
 }
 
 /// A host fit to be a label: lower case, and nothing in it that a host cannot have.
 pub fn clean_host(host: Cow<'_, str>) -> Cow<'_, str> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '*');
+    let plain = |c: char| {
+        c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '*')
+    };
     if host.chars().all(plain) {
         return host;
     }

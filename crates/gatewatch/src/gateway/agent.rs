@@ -80,12 +80,20 @@ impl Agent {
         let processes = match ProcessProbe::load(root.pid_namespace()) {
             Ok(processes) => Some(processes),
             Err(error) => {
-                log.say(Level::Warn, now, &format!("new processes are noticed by looking every 2 s only: {error}"));
+                log.say(
+                    Level::Warn,
+                    now,
+                    &format!("new processes are noticed by looking every 2 s only: {error}"),
+                );
                 None
             }
         };
         for key in config.not_yet_effective() {
-            log.say(Level::Warn, now, &format!("`{key}` is understood, but this version does nothing with it yet"));
+            log.say(
+                Level::Warn,
+                now,
+                &format!("`{key}` is understood, but this version does nothing with it yet"),
+            );
         }
         let watcher = Watcher::start(watch::Settings {
             root: root.clone(),
@@ -151,7 +159,12 @@ impl Agent {
     }
 
     fn drain(&mut self) -> usize {
-        let Self { probe, watched, folding, .. } = self;
+        let Self {
+            probe,
+            watched,
+            folding,
+            ..
+        } = self;
         let mut changed = false;
         let read = probe.drain(BATCH, |bytes| changed |= folding.record(probe, watched, bytes));
         if changed {
@@ -163,7 +176,9 @@ impl Agent {
     /// Makes the layouts in use known to the programs, after one was refuted.
     fn set_layouts(&mut self) {
         for (id, watched) in (0u16..).zip(&self.watched) {
-            let Some(candidate) = watched.as_ref().and_then(Watched::candidate) else { continue };
+            let Some(candidate) = watched.as_ref().and_then(Watched::candidate) else {
+                continue;
+            };
             if let Err(error) = self.probe.set_layout(id, &candidate.layout) {
                 self.folding.say(Level::Error, &error.to_string());
             }
@@ -196,14 +211,18 @@ impl Agent {
                         | BinaryError::NoFunction { .. }
                         | BinaryError::NoLayout { .. } => Level::Error,
                     };
-                    let text = format!("process {} ({}) is not watched: {error}", process.pid, process.title);
+                    let text = format!(
+                        "process {} ({}) is not watched: {error}",
+                        process.pid, process.title
+                    );
                     self.folding.say(level, &text);
                 }
                 Finding::Gone(key) => {
                     for place in &mut self.watched {
                         if place.as_ref().is_some_and(|watched| watched.binary.key == key) {
                             *place = None;
-                            self.folding.say(Level::Info, "a gateway's binary is no longer run: let go");
+                            self.folding
+                                .say(Level::Info, "a gateway's binary is no longer run: let go");
                         }
                     }
                 }
@@ -212,22 +231,42 @@ impl Agent {
         self.exchange.set_ready(self.watched.iter().any(Option::is_some));
     }
 
-    fn attach(&mut self, binary: &Arc<gatewatch_target::binary::Binary>, process: &gatewatch_target::process::GatewayProcess) {
-        let free = self.watched.iter().position(Option::is_none).unwrap_or(self.watched.len());
+    fn attach(
+        &mut self,
+        binary: &Arc<gatewatch_target::binary::Binary>,
+        process: &gatewatch_target::process::GatewayProcess,
+    ) {
+        let free = self
+            .watched
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.watched.len());
         let id = match u16::try_from(free).ok().filter(|id| *id < LAYOUTS_MAX) {
             Some(id) => id,
             None => {
-                let text = format!("more than {LAYOUTS_MAX} gateway builds at once: process {} is not watched; run a second gatewatch for it", process.pid);
+                let text = format!(
+                    "more than {LAYOUTS_MAX} gateway builds at once: process {} is not watched; run a second gatewatch for it",
+                    process.pid
+                );
                 return self.folding.say(Level::Error, &text);
             }
         };
-        let Some(first) = binary.candidates.first() else { return };
+        let Some(first) = binary.candidates.first() else {
+            return;
+        };
         let site = |name| binary.functions.get(name).copied();
-        let Some(end) = site("ngx_http_free_request") else { return };
-        let sites = Sites { start: site("ngx_http_process_request").filter(|_| !self.lean), end };
+        let Some(end) = site("ngx_http_free_request") else {
+            return;
+        };
+        let sites = Sites {
+            start: site("ngx_http_process_request").filter(|_| !self.lean),
+            end,
+        };
         let exe = self.folding.root.exe(process.pid);
-        let attached =
-            self.probe.set_layout(id, &first.layout).and_then(|()| self.probe.attach(&exe, sites, id));
+        let attached = self
+            .probe
+            .set_layout(id, &first.layout)
+            .and_then(|()| self.probe.attach(&exe, sites, id));
         match attached {
             Ok(attachment) => {
                 let text = format!(
@@ -249,14 +288,24 @@ impl Agent {
     }
 
     fn tick(&mut self, now: u64) {
-        let looks_at_all = self.processes.is_none() || now / 2_000_000_000 != self.next_tick_ns / 2_000_000_000;
+        let looks_at_all =
+            self.processes.is_none() || now / 2_000_000_000 != self.next_tick_ns / 2_000_000_000;
         self.next_tick_ns = now + TICK_NS;
         self.folding.clock_offset = clock::offset();
         self.bury(looks_at_all);
+        self.folding.fleet.calibrate(&self.probe);
         let sums = self.folding.fleet.sums(&self.probe);
         let ledger = &mut self.folding.ledger;
-        ledger.set(Stage::Capture, "ring_full", sums.iter().map(|sums| sums.ring_full).sum());
-        ledger.set(Stage::Capture, "worker_died", sums.iter().map(|sums| sums.died).sum());
+        ledger.set(
+            Stage::Capture,
+            "ring_full",
+            sums.iter().map(|sums| sums.ring_full).sum(),
+        );
+        ledger.set(
+            Stage::Capture,
+            "worker_died",
+            sums.iter().map(|sums| sums.died).sum(),
+        );
         ledger.set(Stage::Capture, "worker_table_full", self.probe.no_worker());
         ledger.set(Stage::Export, "log_blocked", self.folding.log.lost());
         if self.window.is_over(now) {
@@ -265,11 +314,26 @@ impl Agent {
     }
 
     fn say_statistics(&mut self, now: u64) {
-        let in_flight = (!self.lean).then(|| self.folding.fleet.sums(&self.probe).iter().map(|s| s.in_flight).sum());
+        let in_flight = (!self.lean).then(|| {
+            self.folding
+                .fleet
+                .sums(&self.probe)
+                .iter()
+                .map(|s| s.in_flight)
+                .sum()
+        });
         self.folding.traffic.rotate();
-        self.window.begin(now, publish::statistics(&self.folding.traffic, self.window.seconds(now)));
+        self.window.begin(
+            now,
+            publish::statistics(&self.folding.traffic, self.window.seconds(now)),
+        );
         let lost = self.folding.ledger.requests_lost();
-        self.folding.log.statistics(now + self.folding.clock_offset, self.window.statistics(), in_flight, lost);
+        self.folding.log.statistics(
+            now + self.folding.clock_offset,
+            self.window.statistics(),
+            in_flight,
+            lost,
+        );
     }
 
     /// Workers that are gone: what they left is read (their last records are in the ring before their exit is
@@ -312,7 +376,8 @@ impl Folding {
             if let Some(worker) = probe.worker(row) {
                 let traffic = &mut self.traffic;
                 let binary = binary.as_ref().map(|watched| &*watched.binary);
-                self.fleet.join(row, &worker, binary, |name| traffic.gateway(name));
+                self.fleet
+                    .join(row, &worker, binary, |name| traffic.gateway(name));
             }
         }
         if let Some(instance) = self.fleet.instance_of(row) {
@@ -339,7 +404,14 @@ impl Folding {
                     Some(candidate) => format!("trying the one from {}", candidate.source),
                     None => "there is no other: its requests are counted as lost (docs/layouts.md tells how to add one)".to_owned(),
                 };
-                self.log.say(Level::Warn, now, &format!("a layout does not fit {} {}: {why}; {next}", binary.binary.product, binary.binary.version));
+                self.log.say(
+                    Level::Warn,
+                    now,
+                    &format!(
+                        "a layout does not fit {} {}: {why}; {next}",
+                        binary.binary.product, binary.binary.version
+                    ),
+                );
                 return true;
             }
         }
@@ -380,7 +452,8 @@ impl Folding {
         for tried in request.told_tries() {
             let peer = self.masker.mask_header(tried.peer);
             let duration = u64::from(tried.response_ms.unwrap_or(0)) * 1_000_000;
-            self.traffic.observe_upstream(gateway, place.service, &peer, duration);
+            self.traffic
+                .observe_upstream(gateway, place.service, &peer, duration);
         }
         if self.log.writes_requests() {
             self.log_request(&request, place, host, ended_ns);
@@ -407,7 +480,11 @@ impl Folding {
             host,
             user_agent: self.masker.mask_user_agent(request.user_agent),
             remote: self.masker.mask_remote_addr(&remote),
-            peers: request.told_tries().iter().map(|tried| self.masker.mask_header(tried.peer)).collect(),
+            peers: request
+                .told_tries()
+                .iter()
+                .map(|tried| self.masker.mask_header(tried.peer))
+                .collect(),
             ended_ns,
         };
         self.log.request(request, &details);

@@ -32,18 +32,24 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
     let exchange = Arc::new(Exchange::default());
     let stop = Arc::new(AtomicBool::new(false));
     let address: SocketAddr = config.listen.0;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     // The address first: a second agent on it should fail before it attaches anything.
     let listener = runtime.block_on(http::listen(address)).with_context(|| {
-        format!("cannot listen on {address}: another program has it. Choose one with --listen or METRICS_ADDR")
+        format!(
+            "cannot listen on {address}: another program has it. Choose one with --listen or METRICS_ADDR"
+        )
     })?;
 
     let hot = {
         let (exchange, stop, config) = (Arc::clone(&exchange), Arc::clone(&stop), config.clone());
         // The agent is made by the thread that runs it: its rings stay there.
         let (started, start) = std::sync::mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
-            match Agent::new(&config, Arc::clone(&exchange)) {
+        let thread = thread::Builder::new()
+            .name("hot-loop".to_owned())
+            .spawn(move || match Agent::new(&config, Arc::clone(&exchange)) {
                 Ok(mut agent) => {
                     let _waiting = started.send(Ok(()));
                     while !stop.load(Ordering::Relaxed) {
@@ -54,8 +60,7 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
                 Err(error) => {
                     let _waiting = started.send(Err(error));
                 }
-            }
-        })?;
+            })?;
         start.recv().context("the hot loop ended before it began")??;
         thread
     };
@@ -70,7 +75,9 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
     };
     let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
     stop.store(true, Ordering::Relaxed);
-    hot.join().map_err(|_| anyhow::anyhow!("the hot loop ({hot_thread:?}) ended by a defect of gatewatch: see above"))?;
+    hot.join().map_err(|_| {
+        anyhow::anyhow!("the hot loop ({hot_thread:?}) ended by a defect of gatewatch: see above")
+    })?;
     served.context("the HTTP server failed")
 }
 

@@ -59,7 +59,15 @@ pub struct Watched {
 impl Watched {
     /// Begins with the first candidate.
     pub fn new(binary: Arc<Binary>, attachment: Attachment) -> Self {
-        Self { binary, _attachment: attachment, candidate: 0, state: State::Proving { agreed: 0, held: Vec::new() } }
+        Self {
+            binary,
+            _attachment: attachment,
+            candidate: 0,
+            state: State::Proving {
+                agreed: 0,
+                held: Vec::new(),
+            },
+        }
     }
 
     /// The layout in use.
@@ -77,7 +85,10 @@ impl Watched {
 
     /// Where the layout came from, for people.
     pub fn describe(&self) -> String {
-        self.candidate().map_or_else(|| "none that fits".to_owned(), |candidate| candidate.source.to_string())
+        self.candidate().map_or_else(
+            || "none that fits".to_owned(),
+            |candidate| candidate.source.to_string(),
+        )
     }
 
     /// Judges a record; `now_ns` is in nanoseconds since 1970.
@@ -86,7 +97,9 @@ impl Watched {
             State::Refused => Outcome::NoLayout,
             State::Proven { judged, disagreed } => {
                 *judged += 1;
-                let Verdict::Disagrees(why) = judge(bytes, now_ns) else { return Outcome::Report };
+                let Verdict::Disagrees(why) = judge(bytes, now_ns) else {
+                    return Outcome::Report;
+                };
                 *disagreed += 1;
                 if *disagreed > DISAGREEING.0 && *disagreed > *judged / DISAGREEING.1 {
                     return self.refute(why, 1);
@@ -107,13 +120,24 @@ impl Watched {
                     return Outcome::Held;
                 }
                 *agreed += 1;
-                let source = self.binary.candidates.get(self.candidate).map(|candidate| &candidate.source);
-                let needed = if matches!(source, Some(Source::Near(_))) { AGREEING.1 } else { AGREEING.0 };
+                let source = self
+                    .binary
+                    .candidates
+                    .get(self.candidate)
+                    .map(|candidate| &candidate.source);
+                let needed = if matches!(source, Some(Source::Near(_))) {
+                    AGREEING.1
+                } else {
+                    AGREEING.0
+                };
                 if *agreed < needed {
                     return Outcome::Held;
                 }
                 let held = std::mem::take(held);
-                self.state = State::Proven { judged: 0, disagreed: 0 };
+                self.state = State::Proven {
+                    judged: 0,
+                    disagreed: 0,
+                };
                 Outcome::Proven(held)
             }
         }
@@ -122,7 +146,10 @@ impl Watched {
     fn refute(&mut self, why: &'static str, lost: u64) -> Outcome {
         self.candidate += 1;
         self.state = if self.candidate < self.binary.candidates.len() {
-            State::Proving { agreed: 0, held: Vec::new() }
+            State::Proving {
+                agreed: 0,
+                held: Vec::new(),
+            }
         } else {
             State::Refused
         };

@@ -39,7 +39,11 @@ impl Window {
     /// The first begins at `now`.
     pub fn new(now: u64, interval: Duration) -> Self {
         let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-        Self { began_ns: now, interval_ns, last: Statistics::default() }
+        Self {
+            began_ns: now,
+            interval_ns,
+            last: Statistics::default(),
+        }
     }
 
     /// It is time for the next.
@@ -71,7 +75,10 @@ pub fn statistics(traffic: &Traffic, seconds: f64) -> Statistics {
         window_seconds: seconds,
         all: row(String::new(), traffic.all()),
         last_request_ns: traffic.last_ended_ns(),
-        dimensions: DIMENSIONS.into_iter().map(|(dimension, name)| (name, rows(traffic, dimension))).collect(),
+        dimensions: DIMENSIONS
+            .into_iter()
+            .map(|(dimension, name)| (name, rows(traffic, dimension)))
+            .collect(),
     }
 }
 
@@ -79,15 +86,23 @@ fn rows(traffic: &Traffic, dimension: Dimension) -> Vec<Row> {
     let mut busiest: Vec<_> = traffic.rows(dimension).collect();
     busiest.sort_by_key(|(_, counts)| std::cmp::Reverse((counts.last.requests, counts.requests())));
     busiest.truncate(ROWS);
-    busiest.into_iter().map(|(name, counts)| row(name, counts)).collect()
+    busiest
+        .into_iter()
+        .map(|(name, counts)| row(name, counts))
+        .collect()
 }
 
 fn row(name: String, counts: &Windowed) -> Row {
-    Row { name, total: figures(&counts.total()), window: figures(&counts.last) }
+    Row {
+        name,
+        total: figures(&counts.total()),
+        window: figures(&counts.last),
+    }
 }
 
 fn figures(summary: &Summary) -> Figures {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // durations: neither negative nor centuries
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // durations: neither negative nor centuries
     let percentile = |q| summary.quantile(q).map_or(0, |ns| ns as u64);
     Figures {
         requests: summary.requests,
@@ -116,7 +131,11 @@ pub fn snapshot(
             source: watched.describe(),
             proven: watched.is_proven(),
         },
-        None => Layout { version: String::new(), source: "no longer run".to_owned(), proven: false },
+        None => Layout {
+            version: String::new(),
+            source: "no longer run".to_owned(),
+            proven: false,
+        },
     };
     let coarse_starts = fleet.sums(probe).iter().map(|sums| sums.start_dropped).sum();
     let programs = probe.run_times().into_iter();
@@ -128,7 +147,9 @@ pub fn snapshot(
         ledger: ledger.clone(),
         folded: traffic.folded(),
         coarse_starts,
-        programs: programs.map(|(name, run_ns, runs)| Program { name, run_ns, runs }).collect(),
+        programs: programs
+            .map(|(name, run_ns, runs)| Program { name, run_ns, runs })
+            .collect(),
         agent: cost::read(),
         statistics: window.statistics().clone(),
     }

@@ -109,11 +109,21 @@ impl Summary {
         self.classes[5]
     }
 
-    /// The duration, in nanoseconds, below which a share `q` (0 to 1) of the requests stayed, within 1 %; `None`
-    /// without requests.
+    /// The duration, in nanoseconds, that a share `q` (0 to 1) of the requests did not exceed, within 1 %: by nearest
+    /// rank, so that the 99th percentile of two is the larger. `None` without requests.
     #[must_use]
+    #[allow(clippy::cast_precision_loss)] // counts beyond 2^53 do not occur
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        self.sketch.quantile(q).ok().flatten()
+        let n = self.requests as f64;
+        let rank = (q * n).ceil().clamp(1.0, n.max(1.0));
+        // The sketch takes the rank as a share of the distance from first to last; half a rank more keeps
+        // rounding from falling to the one before.
+        let share = if n > 1.0 {
+            ((rank - 0.5) / (n - 1.0)).min(1.0)
+        } else {
+            q
+        };
+        self.sketch.quantile(share).ok().flatten()
     }
 
     /// Mean duration in nanoseconds; 0 without requests.
