@@ -19,7 +19,7 @@ use super::{Rank, RouteProblem};
 /// NFA of all patterns of one domain.
 const MAX_NFA_BYTES: usize = 32 << 20;
 /// Scratch memory for building one table.
-const MAX_DETERMINIZE_BYTES: usize = 16 << 20;
+const MAX_DETERMINIZE_BYTES: usize = 4 << 20;
 /// Cache of one lazily built automaton, per thread that uses it at the same time.
 const LAZY_CACHE_BYTES: usize = 2 << 20;
 
