@@ -147,7 +147,7 @@ static __noinline __u32 *register_worker(__u32 *pid, __u32 layout) {
 
 /* A hash lookup saved: most entries come from the few workers that run. One word, so that two workers that
  * share a place cannot mix theirs. */
-static __always_inline bool worker_index(void *ctx, __u32 pid, __u32 *index) {
+static __always_inline bool worker_index(void *ctx, __u32 pid, __u32 *index, bool may_register) {
     __u32 place = pid & (WORKER_MEMO - 1);
     __u64 *memo = bpf_map_lookup_elem(&worker_memo, &place);
     if (!memo)
@@ -158,7 +158,7 @@ static __always_inline bool worker_index(void *ctx, __u32 pid, __u32 *index) {
         return true;
     }
     __u32 *found = bpf_map_lookup_elem(&worker_ids, &pid);
-    if (!found)
+    if (!found && may_register)
         found = register_worker(&pid, cookies ? bpf_get_attach_cookie(ctx) : 0);
     if (!found)
         return false;
@@ -166,6 +166,8 @@ static __always_inline bool worker_index(void *ctx, __u32 pid, __u32 *index) {
     *(volatile __u64 *)memo = (__u64)pid << 32 | *index;
     return true;
 }
+
+#include "lua.h"
 
 static __always_inline struct nginx_start_set *start_set(__u32 index, __u64 request) {
     /* Requests stand 16-aligned in pools of mostly 4 KiB: mix, or few sets would serve them all. */
@@ -180,7 +182,7 @@ static __always_inline __u64 start_key(struct nginx_worker *worker, __u64 reques
 SEC("uprobe")
 int nginx_request_start(struct pt_regs *ctx) {
     __u32 index;
-    if (!worker_index(ctx, bpf_get_current_pid_tgid() >> 32, &index))
+    if (!worker_index(ctx, bpf_get_current_pid_tgid() >> 32, &index, true))
         return 0;
     struct nginx_worker *worker = bpf_map_lookup_elem(&workers, &index);
     if (!worker)
@@ -416,7 +418,7 @@ SEC("uprobe")
 int nginx_request_end(struct pt_regs *ctx) {
     __u64 pid_tgid = bpf_get_current_pid_tgid();
     __u32 index;
-    if (!worker_index(ctx, pid_tgid >> 32, &index))
+    if (!worker_index(ctx, pid_tgid >> 32, &index, true))
         return 0;
     struct nginx_worker *worker = bpf_map_lookup_elem(&workers, &index);
     struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
@@ -482,6 +484,9 @@ int nginx_request_end(struct pt_regs *ctx) {
     text = read_text(s, layout);
     record->peers_at = text;
     read_upstream(s, layout, &text);
+
+    if (lua_attached)
+        take_lua_times(index, worker, request, record);
 
 submit:;
     __u64 len = sizeof(*record) + text;

@@ -20,13 +20,15 @@ pub enum CaptureError {
     NoBtf,
     /// The kernel refused a program or map.
     #[error(
-        "the kernel did not take the {object} programs: {source}. `gatewatch doctor` tells what this kernel lacks"
+        "the kernel did not take the {object} programs: {source}{said}. `gatewatch doctor` tells what this kernel lacks"
     )]
     Load {
         /// Which BPF object.
         object: &'static str,
         /// libbpf's own words.
         source: libbpf_rs::Error,
+        /// The verifier's last sentence, if it had one.
+        said: String,
     },
     /// A probe could not be attached to a binary.
     #[error("cannot attach to {path}: {source}. `gatewatch doctor` tells what is missing")]

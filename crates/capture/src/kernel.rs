@@ -7,9 +7,7 @@ use std::{fs, os::linux::fs::MetadataExt, path::Path};
 pub fn version() -> (u32, u32) {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
-    let mut parts = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse().unwrap_or(0));
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
@@ -34,10 +32,7 @@ pub fn has_cookies() -> bool {
 /// Inode of the pid namespace this process is in; what its `/proc` numbers processes by.
 #[must_use]
 pub fn pid_namespace() -> u32 {
-    fs::metadata("/proc/self/ns/pid")
-        .ok()
-        .and_then(|meta| u32::try_from(meta.st_ino()).ok())
-        .unwrap_or(0)
+    fs::metadata("/proc/self/ns/pid").ok().and_then(|meta| u32::try_from(meta.st_ino()).ok()).unwrap_or(0)
 }
 
 /// `none`, `integrity` or `confidentiality`; `None` where lockdown is not built in or securityfs not mounted.

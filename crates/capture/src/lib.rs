@@ -10,5 +10,6 @@ pub mod nginx;
 pub mod process;
 mod ring;
 mod skeleton;
+mod verifier;
 
 pub use error::CaptureError;

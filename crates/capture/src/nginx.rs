@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use gatewatch_target::layout::Layout;
+use gatewatch_target::{layout::Layout, lua::Site as LuaSite};
 use libbpf_rs::{
     AsRawLibbpf, Link, MapCore, MapFlags, MapImpl, ProgramAttachType, ProgramImpl, UprobeMultiOpts,
     UprobeOpts,
@@ -18,6 +18,7 @@ use crate::{
     CaptureError, kernel,
     ring::Ring,
     skeleton::nginx::{NginxSkel, NginxSkelBuilder, types},
+    verifier,
 };
 
 pub use types::{
@@ -56,12 +57,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            ring_bytes: 8 << 20,
-            max_workers: 64,
-            starts_per_worker: 4096,
-            pid_namespace: 0,
-        }
+        Self { ring_bytes: 8 << 20, max_workers: 64, starts_per_worker: 4096, pid_namespace: 0 }
     }
 }
 
@@ -138,10 +134,8 @@ impl NginxProbe {
     /// A missing capability or BTF, or the kernel's refusal.
     pub fn load(settings: Settings) -> Result<Self, CaptureError> {
         check_rights("load the nginx programs")?;
-        let load = |source| CaptureError::Load {
-            object: "nginx",
-            source,
-        };
+        verifier::listen();
+        let load = verifier::load_error("nginx");
         let multi = kernel::has_uprobe_multi();
         // libbpf's object must stay where it is for the probe's life, which is the process's.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
@@ -157,46 +151,31 @@ impl NginxProbe {
             rodata.wake_at = settings.ring_bytes / 8;
             rodata.cookies = kernel::has_cookies();
         }
-        open.maps
-            .http_events
-            .set_max_entries(settings.ring_bytes)
-            .map_err(load)?;
+        open.maps.http_events.set_max_entries(settings.ring_bytes).map_err(load)?;
         for map in [
             &mut open.maps.workers,
             &mut open.maps.scratches,
             &mut open.maps.overflow,
             &mut open.maps.free_workers,
+            &mut open.maps.lua_stacks,
         ] {
             map.set_max_entries(settings.max_workers).map_err(load)?;
         }
-        open.maps
-            .request_starts
-            .set_max_entries(settings.max_workers * sets)
-            .map_err(load)?;
+        open.maps.request_starts.set_max_entries(settings.max_workers * sets).map_err(load)?;
         if multi {
-            open.progs
-                .nginx_request_start
-                .set_attach_type(ProgramAttachType::TraceUprobeMulti);
-            open.progs
-                .nginx_request_end
-                .set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            open.progs.nginx_request_start.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            open.progs.nginx_request_end.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            open.progs.nginx_lua_enter.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            open.progs.nginx_lua_leave.set_attach_type(ProgramAttachType::TraceUprobeMulti);
         }
 
         let skel = open.load().map_err(load)?;
         let ring = Ring::new(&skel.maps.http_events).map_err(load)?;
-        let probe = Self {
-            ring,
-            skel,
-            generations: Vec::new(),
-            multi,
-        };
+        let probe = Self { ring, skel, generations: Vec::new(), multi };
         for index in 0..settings.max_workers {
             probe.free_worker_row(index, 0)?;
         }
-        Ok(Self {
-            generations: vec![0; usize::try_from(settings.max_workers).unwrap_or(0)],
-            ..probe
-        })
+        Ok(Self { generations: vec![0; usize::try_from(settings.max_workers).unwrap_or(0)], ..probe })
     }
 
     fn free_worker_row(&self, index: u32, generation: u8) -> Result<(), CaptureError> {
@@ -216,11 +195,7 @@ impl NginxProbe {
         self.skel
             .maps
             .layouts
-            .update(
-                &u32::from(id).to_ne_bytes(),
-                bytes_of(&kernel_layout(layout)),
-                MapFlags::ANY,
-            )
+            .update(&u32::from(id).to_ne_bytes(), bytes_of(&kernel_layout(layout)), MapFlags::ANY)
             .map_err(map_error("store a layout"))
     }
 
@@ -238,6 +213,29 @@ impl NginxProbe {
         Ok(Attachment { _links: links })
     }
 
+    /// Probes the Lua phases of every process that runs `module`: an entry and a return probe a function.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or has no cookies (before 5.15) to tell the phases apart.
+    pub fn attach_lua(&mut self, module: &Path, sites: &[LuaSite]) -> Result<Attachment, CaptureError> {
+        let mut links = Vec::new();
+        for site in sites {
+            let cookie = u64::from(site.phase) | if site.argument == 2 { 8 } else { 0 };
+            let progs = &self.skel.progs;
+            links.push(self.attach_probe(&progs.nginx_lua_leave, module, site.offset, cookie, true)?);
+            links.push(self.attach_probe(&progs.nginx_lua_enter, module, site.offset, cookie, false)?);
+        }
+        self.set_lua_attached(true);
+        Ok(Attachment { _links: links })
+    }
+
+    /// Whether records carry the times of Lua phases. Switch it off when the last attachment is gone.
+    pub fn set_lua_attached(&mut self, attached: bool) {
+        if let Some(bss) = &mut self.skel.maps.bss_data {
+            bss.lua_attached = attached;
+        }
+    }
+
     fn attach_one(
         &self,
         program: &ProgramImpl<'_, libbpf_rs::Mut>,
@@ -245,26 +243,31 @@ impl NginxProbe {
         offset: u64,
         layout: LayoutId,
     ) -> Result<Link, CaptureError> {
+        self.attach_probe(program, binary, offset, layout.into(), false)
+    }
+
+    fn attach_probe(
+        &self,
+        program: &ProgramImpl<'_, libbpf_rs::Mut>,
+        binary: &Path,
+        offset: u64,
+        cookie: u64,
+        retprobe: bool,
+    ) -> Result<Link, CaptureError> {
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let cookie = u64::from(layout);
         let link = if self.multi {
             let options = UprobeMultiOpts {
                 offsets: vec![offset],
                 cookies: vec![cookie],
+                retprobe,
                 ..Default::default()
             };
             program.attach_uprobe_multi_with_opts(-1, binary, "", options)
         } else {
-            let options = UprobeOpts {
-                cookie,
-                ..Default::default()
-            };
+            let options = UprobeOpts { cookie, retprobe, ..Default::default() };
             program.attach_uprobe_with_opts(-1, binary, offset, options)
         };
-        link.map_err(|source| CaptureError::Attach {
-            path: binary.to_owned(),
-            source,
-        })
+        link.map_err(|source| CaptureError::Attach { path: binary.to_owned(), source })
     }
 
     /// Hands up to `limit` waiting records to `sink`; how many there were.
@@ -300,11 +303,7 @@ impl NginxProbe {
     /// Entries of probed functions by processes for which the worker table had no row left.
     #[must_use]
     pub fn no_worker(&self) -> u64 {
-        let rows = self
-            .skel
-            .maps
-            .no_worker
-            .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY);
+        let rows = self.skel.maps.no_worker.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY);
         let sum = |row: &Vec<u8>| row.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         rows.ok().flatten().map_or(0, |rows| rows.iter().map(sum).sum())
     }
@@ -320,18 +319,14 @@ impl NginxProbe {
         maps.worker_memo
             .update(&place, &0u64.to_ne_bytes(), MapFlags::ANY)
             .map_err(map_error("forget a worker"))?;
-        maps.worker_ids
-            .delete(&worker.pid.to_ne_bytes())
-            .map_err(map_error("forget a worker"))?;
+        maps.worker_ids.delete(&worker.pid.to_ne_bytes()).map_err(map_error("forget a worker"))?;
         maps.overflow
             .update(&key, bytes_of(&Overflow::default()), MapFlags::ANY)
             .map_err(map_error("clear a worker's overflow"))?;
         maps.workers
             .update(&key, bytes_of(&Worker::default()), MapFlags::ANY)
             .map_err(map_error("clear a worker's row"))?;
-        let Some(generation) = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.generations.get_mut(index))
+        let Some(generation) = usize::try_from(index).ok().and_then(|index| self.generations.get_mut(index))
         else {
             return Ok(());
         };
@@ -346,16 +341,13 @@ impl NginxProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [
-            ("nginx_request_start", &progs.nginx_request_start),
-            ("nginx_request_end", &progs.nginx_request_end),
-        ]
-        .into_iter()
-        .filter_map(|(name, program)| {
-            let (ns, count) = run_time(program)?;
-            Some((name, ns, count))
-        })
-        .collect()
+        [("nginx_request_start", &progs.nginx_request_start), ("nginx_request_end", &progs.nginx_request_end)]
+            .into_iter()
+            .filter_map(|(name, program)| {
+                let (ns, count) = run_time(program)?;
+                Some((name, ns, count))
+            })
+            .collect()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     nginx::check_rights,
     ring::Ring,
     skeleton::process::{ProcessSkel, ProcessSkelBuilder, types},
+    verifier,
 };
 
 /// A process that began or ended.
@@ -45,10 +46,8 @@ impl ProcessProbe {
     /// A missing capability or BTF, or the kernel's refusal.
     pub fn load(pid_namespace: u32) -> Result<Self, CaptureError> {
         check_rights("load the process programs")?;
-        let load = |source| CaptureError::Load {
-            object: "process",
-            source,
-        };
+        verifier::listen();
+        let load = verifier::load_error("process");
         // libbpf's object must stay where it is for the probe's life, which is the process's.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = ProcessSkelBuilder::default().open(storage).map_err(load)?;
@@ -57,21 +56,11 @@ impl ProcessProbe {
         }
         let skel = open.load().map_err(load)?;
         let links = vec![
-            skel.progs
-                .process_exec
-                .attach_raw_tracepoint("sched_process_exec")
-                .map_err(load)?,
-            skel.progs
-                .process_exit
-                .attach_raw_tracepoint("sched_process_exit")
-                .map_err(load)?,
+            skel.progs.process_exec.attach_raw_tracepoint("sched_process_exec").map_err(load)?,
+            skel.progs.process_exit.attach_raw_tracepoint("sched_process_exit").map_err(load)?,
         ];
         let ring = Ring::new(&skel.maps.process_events).map_err(load)?;
-        Ok(Self {
-            ring,
-            _links: links,
-            _skel: skel,
-        })
+        Ok(Self { ring, _links: links, _skel: skel })
     }
 
     /// Hands over what happened since the last call.
@@ -85,10 +74,7 @@ impl ProcessProbe {
             let event = unsafe { bytes.as_ptr().cast::<types::process_event>().read_unaligned() };
             if event.change == types::process_change::PROCESS_EXEC.0 {
                 let comm = event.comm.map(|byte| byte.cast_unsigned());
-                sink(ProcessChange::Exec {
-                    pid: event.agent_pid,
-                    comm,
-                });
+                sink(ProcessChange::Exec { pid: event.agent_pid, comm });
             } else if event.change == types::process_change::PROCESS_EXIT.0 {
                 sink(ProcessChange::Exit { pid: event.pid });
             }

@@ -31,10 +31,7 @@ impl Ring {
             }
             0
         })?;
-        Ok(Self {
-            buffer: builder.build()?,
-            sink,
-        })
+        Ok(Self { buffer: builder.build()?, sink })
     }
 
     /// Hands up to `limit` waiting records to `sink`; how many there were.
@@ -61,9 +58,6 @@ impl Ring {
         let epoll = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
         // No such timeout is refused; an interruption by a signal only ends the sleep early.
         let timeout = Timespec::try_from(timeout).ok();
-        let _early = poll(
-            &mut [PollFd::from_borrowed_fd(epoll, PollFlags::IN)],
-            timeout.as_ref(),
-        );
+        let _early = poll(&mut [PollFd::from_borrowed_fd(epoll, PollFlags::IN)], timeout.as_ref());
     }
 }

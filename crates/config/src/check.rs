@@ -31,11 +31,7 @@ impl Checker {
         if !range.contains(value) {
             self.add(
                 key,
-                format_args!(
-                    "{value:?} is out of range: {:?} to {:?}",
-                    range.start(),
-                    range.end()
-                ),
+                format_args!("{value:?} is out of range: {:?} to {:?}", range.start(), range.end()),
             );
         }
     }
@@ -50,20 +46,13 @@ impl Checker {
     fn power_of_two(&mut self, key: &str, value: u64) {
         if !value.is_power_of_two() {
             let near = value.checked_next_power_of_two().unwrap_or(1 << 63);
-            self.add(
-                key,
-                format_args!("{value} is not a power of two: the next one is {near}"),
-            );
+            self.add(key, format_args!("{value} is not a power of two: the next one is {near}"));
         }
     }
 
     fn url(&mut self, key: &str, url: &str) {
-        let rest = url
-            .strip_prefix("http://")
-            .or_else(|| url.strip_prefix("https://"));
-        let host = rest
-            .and_then(|rest| rest.split(['/', '?']).next())
-            .unwrap_or_default();
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let host = rest.and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
         if host.is_empty() || url.chars().any(|it| it.is_whitespace() || it.is_control()) || url.len() > 2048
         {
             self.add(key, "not a URL: write e.g. http://prometheus:9090");
@@ -73,10 +62,7 @@ impl Checker {
     /// Patterns of domains or of paths, checked by what will match them.
     fn patterns(&mut self, key: &str, patterns: &[String], rule: fn(String) -> Rule) {
         if patterns.len() > MAX_LIST {
-            self.add(
-                key,
-                format_args!("{} entries are too many: {MAX_LIST} at most", patterns.len()),
-            );
+            self.add(key, format_args!("{} entries are too many: {MAX_LIST} at most", patterns.len()));
             return;
         }
         for (index, pattern) in patterns.iter().enumerate() {
@@ -88,32 +74,18 @@ impl Checker {
 }
 
 fn domain_rule(domain: String) -> Rule {
-    Rule {
-        domain: Some(domain),
-        path: None,
-        service: "-".to_owned(),
-        priority: 0,
-    }
+    Rule { domain: Some(domain), path: None, service: "-".to_owned(), priority: 0 }
 }
 
 fn path_rule(path: String) -> Rule {
-    Rule {
-        domain: None,
-        path: Some(path),
-        service: "-".to_owned(),
-        priority: 0,
-    }
+    Rule { domain: None, path: Some(path), service: "-".to_owned(), priority: 0 }
 }
 
 /// Everything that is wrong with a configuration whose single values are fine.
 pub(crate) fn check(config: &Config) -> Vec<Problem> {
     let mut to = Checker(Vec::new());
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
-    to.duration(
-        "monitoring.interval",
-        config.monitoring.interval,
-        Duration::from_millis(10)..=hours(1),
-    );
+    to.duration("monitoring.interval", config.monitoring.interval, Duration::from_millis(10)..=hours(1));
     for (index, filter) in config.monitoring.filters.iter().enumerate() {
         check_filter(&mut to, &format!("monitoring.filters[{index}]"), filter);
     }
@@ -124,24 +96,12 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
         to.range("alerts.thresholds.error_rate", &rate, 0.0..=1.0);
     }
     if let Some(latency) = config.alerts.thresholds.latency_p99 {
-        to.duration(
-            "alerts.thresholds.latency_p99",
-            latency,
-            Duration::from_micros(1)..=hours(24),
-        );
+        to.duration("alerts.thresholds.latency_p99", latency, Duration::from_micros(1)..=hours(24));
     }
     check_routing(&mut to, config);
     let domains = &config.domain_analysis;
-    to.patterns(
-        "domain_analysis.track_domains",
-        &domains.track_domains,
-        domain_rule,
-    );
-    to.patterns(
-        "domain_analysis.exclude_domains",
-        &domains.exclude_domains,
-        domain_rule,
-    );
+    to.patterns("domain_analysis.track_domains", &domains.track_domains, domain_rule);
+    to.patterns("domain_analysis.exclude_domains", &domains.exclude_domains, domain_rule);
     let paths = &config.path_analysis;
     to.patterns("path_analysis.track_paths", &paths.track_paths, path_rule);
     to.patterns("path_analysis.exclude_paths", &paths.exclude_paths, path_rule);
@@ -151,27 +111,16 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
     to.range("capture.ring_bytes", &capture.ring_bytes, 256 << 10..=1 << 30);
     to.range("capture.max_workers", &capture.max_workers, 1..=4096);
     to.power_of_two("capture.starts_per_worker", capture.starts_per_worker.into());
-    to.range(
-        "capture.starts_per_worker",
-        &capture.starts_per_worker,
-        64..=65_536,
-    );
+    to.range("capture.starts_per_worker", &capture.starts_per_worker, 64..=65_536);
     to.range("paths.max_groups", &config.paths.max_groups, 10..=100_000);
     check_templates(&mut to, &config.paths.templates);
     to.range("series.max", &config.series.max, 100..=1_000_000);
     to.range("series.max_hosts", &config.series.max_hosts, 1..=100_000);
     if config.series.max_hosts > config.series.max {
-        to.add(
-            "series.max_hosts",
-            "more than `series.max`: each host needs at least one series",
-        );
+        to.add("series.max_hosts", "more than `series.max`: each host needs at least one series");
     }
     if !config.stats.interval.is_zero() {
-        to.duration(
-            "stats.interval",
-            config.stats.interval,
-            Duration::from_secs(1)..=hours(24),
-        );
+        to.duration("stats.interval", config.stats.interval, Duration::from_secs(1)..=hours(24));
     }
     check_mask(&mut to, &config.mask.patterns);
     to.0
@@ -179,10 +128,7 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
 
 fn check_filter(to: &mut Checker, key: &str, filter: &Filter) {
     if *filter == Filter::default() {
-        to.add(
-            key,
-            "the filter is empty: give protocol, port, network, interface, method, status or host",
-        );
+        to.add(key, "the filter is empty: give protocol, port, network, interface, method, status or host");
     }
     for network in &filter.network {
         if !is_network(network) {
@@ -248,10 +194,7 @@ fn check_routing(to: &mut Checker, config: &Config) {
 fn check_gateway(to: &mut Checker, config: &Config) {
     let gateway = &config.gateway;
     if gateway.process_name.is_empty() {
-        to.add(
-            "gateway.process_name",
-            "no name is left: write e.g. \"kong,nginx\"",
-        );
+        to.add("gateway.process_name", "no name is left: write e.g. \"kong,nginx\"");
     }
     for name in &gateway.process_name {
         if name.is_empty() || name.len() > MAX_PROCESS_NAME || name.chars().any(char::is_control) {
@@ -263,10 +206,7 @@ fn check_gateway(to: &mut Checker, config: &Config) {
     for (index, name) in gateway.names.iter().enumerate() {
         let key = format!("gateway.names[{index}]");
         if name.matches.is_empty() {
-            to.add(
-                &key,
-                "`match` is missing: give a part of the master's command line",
-            );
+            to.add(&key, "`match` is missing: give a part of the master's command line");
         }
         if name.name.is_empty() || name.name.len() > 128 || name.name.chars().any(char::is_control) {
             to.add(&key, "`name` needs 1 to 128 bytes without control characters");
@@ -290,9 +230,9 @@ fn check_templates(to: &mut Checker, templates: &[String]) {
     }
     for (index, template) in templates.iter().enumerate() {
         let segment_is_fine = |segment: &str| match segment.strip_prefix('{') {
-            Some(name) => name
-                .strip_suffix('}')
-                .is_some_and(|name| !name.is_empty() && !name.contains(['{', '}'])),
+            Some(name) => {
+                name.strip_suffix('}').is_some_and(|name| !name.is_empty() && !name.contains(['{', '}']))
+            }
             None => !segment.contains(['{', '}']),
         };
         let fine = template.starts_with('/')
@@ -310,20 +250,14 @@ fn check_templates(to: &mut Checker, templates: &[String]) {
 /// The masker compiles them again; here it is only asked whether it can, with the same limits.
 fn check_mask(to: &mut Checker, patterns: &[String]) {
     if patterns.len() > MAX_MASK_PATTERNS {
-        let message = format!(
-            "{} patterns are too many: {MAX_MASK_PATTERNS} at most",
-            patterns.len()
-        );
+        let message = format!("{} patterns are too many: {MAX_MASK_PATTERNS} at most", patterns.len());
         to.add("mask.patterns", message);
         return;
     }
     for (index, pattern) in patterns.iter().enumerate() {
         let key = format!("mask.patterns[{index}]");
         if pattern.is_empty() || pattern.len() > MAX_MASK_PATTERN_BYTES {
-            to.add(
-                key,
-                format_args!("a pattern has 1 to {MAX_MASK_PATTERN_BYTES} bytes"),
-            );
+            to.add(key, format_args!("a pattern has 1 to {MAX_MASK_PATTERN_BYTES} bytes"));
             continue;
         }
         let built = regex::RegexBuilder::new(pattern)

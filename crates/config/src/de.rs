@@ -24,21 +24,13 @@ pub(crate) fn read<T: DeserializeOwned + Default>(root: &Node, file: &str) -> (T
             Err(error) => error,
         };
         let (line, column) = error.place.unwrap_or((tree.line, tree.column));
-        let key = error
-            .path
-            .iter()
-            .rev()
-            .fold(String::new(), |key, step| match step {
-                Step::Key(name) if key.is_empty() => name.clone(),
-                Step::Key(name) => format!("{key}.{name}"),
-                Step::Index(index) => format!("{key}[{index}]"),
-            });
+        let key = error.path.iter().rev().fold(String::new(), |key, step| match step {
+            Step::Key(name) if key.is_empty() => name.clone(),
+            Step::Key(name) => format!("{key}.{name}"),
+            Step::Index(index) => format!("{key}[{index}]"),
+        });
         problems.push(Problem {
-            place: Some(Place {
-                file: file.to_owned(),
-                line,
-                column,
-            }),
+            place: Some(Place { file: file.to_owned(), line, column }),
             key,
             message: error.message,
         });
@@ -65,10 +57,9 @@ fn cut(node: &mut Node, path: &[&Step]) -> bool {
                 !known
             })
         }
-        ([Step::Key(name), rest @ ..], Kind::Map(entries)) => entries
-            .iter_mut()
-            .find(|(key, _)| key.text == *name)
-            .is_some_and(|(_, value)| cut(value, rest)),
+        ([Step::Key(name), rest @ ..], Kind::Map(entries)) => {
+            entries.iter_mut().find(|(key, _)| key.text == *name).is_some_and(|(_, value)| cut(value, rest))
+        }
         ([Step::Index(index), rest @ ..], Kind::List(items)) => {
             items.get_mut(*index).is_some_and(|item| cut(item, rest))
         }
@@ -78,10 +69,7 @@ fn cut(node: &mut Node, path: &[&Step]) -> bool {
 
 /// A mark no file can hold: a quoted text is never `plain`, a plain one never holds NUL.
 fn removed() -> Kind {
-    Kind::Scalar {
-        text: "\0".to_owned(),
-        plain: true,
-    }
+    Kind::Scalar { text: "\0".to_owned(), plain: true }
 }
 
 impl Node {
@@ -127,11 +115,7 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self {
-            message: message.to_string(),
-            place: None,
-            path: Vec::new(),
-        }
+        Self { message: message.to_string(), place: None, path: Vec::new() }
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -139,11 +123,7 @@ impl de::Error for Error {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::custom(format_args!(
-            "unknown value `{}`{}",
-            short(variant),
-            suggest(variant, expected)
-        ))
+        Self::custom(format_args!("unknown value `{}`{}", short(variant), suggest(variant, expected)))
     }
 }
 
@@ -188,10 +168,7 @@ impl Node {
     }
 
     fn number<T: std::str::FromStr>(&self, expected: &str) -> Result<T, Error> {
-        self.scalar(expected)?
-            .replace('_', "")
-            .parse()
-            .map_err(|_| self.wrong(expected))
+        self.scalar(expected)?.replace('_', "").parse().map_err(|_| self.wrong(expected))
     }
 
     fn place<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
@@ -215,12 +192,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
             // Types that take several shapes read scalars as text.
             Kind::Scalar { text, .. } => visitor.visit_borrowed_str(text),
             Kind::List(items) => visitor.visit_seq(List { items, next: 0 }),
-            Kind::Map(entries) => visitor.visit_map(Fields {
-                entries,
-                known: None,
-                next: 0,
-                value: None,
-            }),
+            Kind::Map(entries) => visitor.visit_map(Fields { entries, known: None, next: 0, value: None }),
         })
     }
 
@@ -241,10 +213,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.place(
-            self.scalar("a text")
-                .and_then(|text| visitor.visit_borrowed_str(text)),
-        )
+        self.place(self.scalar("a text").and_then(|text| visitor.visit_borrowed_str(text)))
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -252,11 +221,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.is_null() {
-            visitor.visit_none()
-        } else {
-            visitor.visit_some(self)
-        }
+        if self.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -266,10 +231,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Error> {
         let expected = format!("one of {}", known.join(", "));
-        self.place(
-            self.scalar(&expected)
-                .and_then(|text| visitor.visit_enum(text.into_deserializer())),
-        )
+        self.place(self.scalar(&expected).and_then(|text| visitor.visit_enum(text.into_deserializer())))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -288,18 +250,12 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         visitor: V,
     ) -> Result<V::Value, Error> {
         self.place(match &self.kind {
-            Kind::Map(entries) => visitor.visit_map(Fields {
-                entries,
-                known: Some(known),
-                next: 0,
-                value: None,
-            }),
-            Kind::Scalar { .. } if self.is_null() => visitor.visit_map(Fields {
-                entries: &[],
-                known: Some(known),
-                next: 0,
-                value: None,
-            }),
+            Kind::Map(entries) => {
+                visitor.visit_map(Fields { entries, known: Some(known), next: 0, value: None })
+            }
+            Kind::Scalar { .. } if self.is_null() => {
+                visitor.visit_map(Fields { entries: &[], known: Some(known), next: 0, value: None })
+            }
             Kind::Scalar { .. } | Kind::List(_) => {
                 Err(self.wrong(&format!("a mapping with the keys {}", known.join(", "))))
             }
@@ -371,7 +327,6 @@ impl<'de> MapAccess<'de> for Fields<'de> {
         let Some((key, node)) = self.value.take() else {
             return Err(de::Error::custom("a value without its key"));
         };
-        node.place(seed.deserialize(node))
-            .map_err(|error| error.under(Step::Key(key.text.clone())))
+        node.place(seed.deserialize(node)).map_err(|error| error.under(Step::Key(key.text.clone())))
     }
 }

@@ -9,11 +9,8 @@ impl Config {
     ///
     /// `get` is `|name| std::env::var(name).ok()` outside tests. On an error nothing has been changed.
     pub fn apply_env(&mut self, get: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
-        let get = |name: &str| {
-            get(name)
-                .map(|value| value.trim().to_owned())
-                .filter(|value| !value.is_empty())
-        };
+        let get =
+            |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         let mut next = self.clone();
         let mut problems = Vec::new();
         let mut apply = |name: &str, set: &mut dyn FnMut(&str) -> Result<(), String>| {
@@ -27,10 +24,7 @@ impl Config {
             let lower = value.to_lowercase();
             let level = LogLevel::NAMES.iter().find(|(name, _)| *name == lower);
             let (_, level) = level.ok_or_else(|| {
-                format!(
-                    "unknown level `{}`: write debug, info, warn or error",
-                    short(value)
-                )
+                format!("unknown level `{}`: write debug, info, warn or error", short(value))
             })?;
             next.log.level = *level;
             Ok(())
@@ -44,12 +38,8 @@ impl Config {
             Ok(())
         });
         apply("KONG_PROCESS_NAME", &mut |value| {
-            next.gateway.process_name = value
-                .split(',')
-                .map(str::trim)
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-                .collect();
+            next.gateway.process_name =
+                value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
             Ok(())
         });
         apply("STATS_INTERVAL", &mut |value| {

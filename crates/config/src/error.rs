@@ -57,21 +57,13 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(key: impl Into<String>, message: impl fmt::Display) -> Self {
-        Self {
-            place: None,
-            key: key.into(),
-            message: message.to_string(),
-        }
+        Self { place: None, key: key.into(), message: message.to_string() }
     }
 
     /// Looks up the place of the key, or of the nearest key around it that was written.
     pub(crate) fn locate(mut self, root: &Node, file: &str) -> Self {
         let (line, column) = root.nearest(&self.key);
-        self.place = Some(Place {
-            file: file.to_owned(),
-            line,
-            column,
-        });
+        self.place = Some(Place { file: file.to_owned(), line, column });
         self
     }
 }
@@ -90,10 +82,7 @@ impl fmt::Display for Problem {
 
 /// Text from files goes to terminals and logs: no control characters, no endless lines.
 fn printable(text: &str) -> String {
-    text.chars()
-        .take(600)
-        .map(|it| if it.is_control() { '\u{fffd}' } else { it })
-        .collect()
+    text.chars().take(600).map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
 }
 
 struct List<'a>(&'a [Problem]);

@@ -32,20 +32,11 @@ impl Config {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let unreadable = |source| ConfigError::Read {
-            path: name.clone(),
-            source,
-        };
+        let unreadable = |source| ConfigError::Read { path: name.clone(), source };
         let mut bytes = Vec::new();
         // One byte more than allowed is enough to know that it is too large.
-        let limit = u64::try_from(MAX_FILE_BYTES)
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
-        File::open(path)
-            .map_err(unreadable)?
-            .take(limit)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        File::open(path).map_err(unreadable)?.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
         Self::parse_bytes(&bytes, &name)
     }
 
@@ -54,16 +45,9 @@ impl Config {
         let root = yaml::parse(text, name).map_err(|problem| ConfigError::Invalid(vec![problem]))?;
         let (config, mut problems) = de::read::<Self>(&root, name);
         if problems.is_empty() {
-            problems = check::check(&config)
-                .into_iter()
-                .map(|problem| problem.locate(&root, name))
-                .collect();
+            problems = check::check(&config).into_iter().map(|problem| problem.locate(&root, name)).collect();
         }
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError::Invalid(problems))
-        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 
     /// As [`Self::parse`], from bytes that may be no text at all.
@@ -72,22 +56,10 @@ impl Config {
             Ok(text) => Self::parse(text, name),
             Err(error) => {
                 let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-                let line = valid
-                    .iter()
-                    .filter(|&&byte| byte == b'\n')
-                    .count()
-                    .saturating_add(1);
-                let place = Place {
-                    file: name.to_owned(),
-                    line,
-                    column: 1,
-                };
+                let line = valid.iter().filter(|&&byte| byte == b'\n').count().saturating_add(1);
+                let place = Place { file: name.to_owned(), line, column: 1 };
                 let message = "this line is not UTF-8: save the file as UTF-8".to_owned();
-                Err(ConfigError::Invalid(vec![Problem {
-                    place: Some(place),
-                    key: String::new(),
-                    message,
-                }]))
+                Err(ConfigError::Invalid(vec![Problem { place: Some(place), key: String::new(), message }]))
             }
         }
     }
@@ -95,11 +67,7 @@ impl Config {
     /// Checks what one key alone cannot tell; to be called again after flags have been set.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let problems = check::check(self);
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError::Invalid(problems))
-        }
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
     }
 
     /// Keys that are set, accepted and checked, but without effect in this version.
@@ -107,13 +75,8 @@ impl Config {
         let set = [
             ("monitoring.filters", !self.monitoring.filters.is_empty()),
             ("metrics.endpoint", self.metrics.endpoint.is_some()),
-            (
-                "alerts.thresholds",
-                self.alerts.enabled && self.alerts.thresholds != Thresholds::default(),
-            ),
+            ("alerts.thresholds", self.alerts.enabled && self.alerts.thresholds != Thresholds::default()),
         ];
-        set.into_iter()
-            .filter_map(|(key, set)| set.then_some(key))
-            .collect()
+        set.into_iter().filter_map(|(key, set)| set.then_some(key)).collect()
     }
 }

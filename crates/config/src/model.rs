@@ -57,11 +57,7 @@ pub struct Monitoring {
 
 impl Default for Monitoring {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            interval: Duration::from_secs(1),
-            filters: Vec::new(),
-        }
+        Self { enabled: true, interval: Duration::from_secs(1), filters: Vec::new() }
     }
 }
 
@@ -124,10 +120,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            endpoint: None,
-        }
+        Self { enabled: true, endpoint: None }
     }
 }
 
@@ -143,10 +136,7 @@ pub struct Alerts {
 
 impl Default for Alerts {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            thresholds: Thresholds::default(),
-        }
+        Self { enabled: true, thresholds: Thresholds::default() }
     }
 }
 
@@ -173,10 +163,7 @@ pub struct Routing {
 
 impl Default for Routing {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            rules: Vec::new(),
-        }
+        Self { enabled: true, rules: Vec::new() }
     }
 }
 
@@ -221,11 +208,7 @@ pub struct DomainAnalysis {
 
 impl Default for DomainAnalysis {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            track_domains: Vec::new(),
-            exclude_domains: Vec::new(),
-        }
+        Self { enabled: true, track_domains: Vec::new(), exclude_domains: Vec::new() }
     }
 }
 
@@ -243,11 +226,7 @@ pub struct PathAnalysis {
 
 impl Default for PathAnalysis {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            track_paths: Vec::new(),
-            exclude_paths: Vec::new(),
-        }
+        Self { enabled: true, track_paths: Vec::new(), exclude_paths: Vec::new() }
     }
 }
 
@@ -319,11 +298,7 @@ pub struct Capture {
 
 impl Default for Capture {
     fn default() -> Self {
-        Self {
-            ring_bytes: 8 << 20,
-            max_workers: 64,
-            starts_per_worker: 4096,
-        }
+        Self { ring_bytes: 8 << 20, max_workers: 64, starts_per_worker: 4096 }
     }
 }
 
@@ -339,10 +314,7 @@ pub struct Paths {
 
 impl Default for Paths {
     fn default() -> Self {
-        Self {
-            max_groups: 1000,
-            templates: Vec::new(),
-        }
+        Self { max_groups: 1000, templates: Vec::new() }
     }
 }
 
@@ -358,10 +330,7 @@ pub struct Series {
 
 impl Default for Series {
     fn default() -> Self {
-        Self {
-            max: 20_000,
-            max_hosts: 1000,
-        }
+        Self { max: 20_000, max_hosts: 1000 }
     }
 }
 
@@ -379,11 +348,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            level: LogLevel::Info,
-            json: true,
-            requests: true,
-        }
+        Self { level: LogLevel::Info, json: true, requests: true }
     }
 }
 
@@ -402,12 +367,8 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    pub(crate) const NAMES: [(&'static str, Self); 4] = [
-        ("debug", Self::Debug),
-        ("info", Self::Info),
-        ("warn", Self::Warn),
-        ("error", Self::Error),
-    ];
+    pub(crate) const NAMES: [(&'static str, Self); 4] =
+        [("debug", Self::Debug), ("info", Self::Info), ("warn", Self::Warn), ("error", Self::Error)];
 
     /// The name as written in files.
     pub fn as_str(self) -> &'static str {
@@ -431,9 +392,7 @@ pub struct Stats {
 
 impl Default for Stats {
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(30),
-        }
+        Self { interval: Duration::from_secs(30) }
     }
 }
 

@@ -10,21 +10,15 @@ use crate::model::{Listen, StatusRange};
 
 /// `500ms`, `30s`, `5m`, `1.5h`; several parts may follow each other, `1m30s`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || {
-        format!(
-            "bad duration `{}`: write e.g. 500ms, 30s, 5m",
-            text.chars().take(40).collect::<String>()
-        )
-    };
+    let bad =
+        || format!("bad duration `{}`: write e.g. 500ms, 30s, 5m", text.chars().take(40).collect::<String>());
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest == "0" {
         return Ok(total);
     }
     loop {
-        let digits = rest
-            .find(|it: char| !(it.is_ascii_digit() || it == '.'))
-            .ok_or_else(bad)?;
+        let digits = rest.find(|it: char| !(it.is_ascii_digit() || it == '.')).ok_or_else(bad)?;
         let (number, tail) = rest.split_at_checked(digits).ok_or_else(bad)?;
         let end = tail.find(|it: char| !it.is_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(end).ok_or_else(bad)?;
@@ -51,30 +45,20 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 /// The largest unit that needs no fraction.
 pub(crate) fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    for (unit, size) in [
-        ("h", 3_600_000_000_000),
-        ("m", 60_000_000_000),
-        ("s", 1_000_000_000),
-        ("ms", 1_000_000),
-    ] {
+    for (unit, size) in
+        [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)]
+    {
         if nanos > 0 && nanos.is_multiple_of(size) {
             return format!("{}{unit}", nanos / size);
         }
     }
-    if nanos == 0 {
-        "0s".to_owned()
-    } else {
-        format!("{nanos}ns")
-    }
+    if nanos == 0 { "0s".to_owned() } else { format!("{nanos}ns") }
 }
 
 /// `8MiB`, `512KiB`, `1GiB`, or plain bytes; `8M` and `8Mi` are the same as `8MiB`.
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let bad = || {
-        format!(
-            "bad size `{}`: write e.g. 8MiB, 512KiB, 1048576",
-            text.chars().take(40).collect::<String>()
-        )
+        format!("bad size `{}`: write e.g. 8MiB, 512KiB, 1048576", text.chars().take(40).collect::<String>())
     };
     let text = text.trim();
     let end = text.find(|it: char| !it.is_ascii_digit()).unwrap_or(text.len());
@@ -86,21 +70,13 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "G" | "Gi" | "GiB" => 30,
         _ => return Err(bad()),
     };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(bad)
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(bad)
 }
 
 /// `0.0.0.0:9102`, `[::]:9102`, or `:9102` for all addresses.
 pub(crate) fn parse_listen(text: &str) -> Result<Listen, String> {
     let text = text.trim();
-    let full = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text.to_owned()
-    };
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     full.parse::<SocketAddr>().map(Listen).map_err(|_| {
         format!(
             "bad address `{}`: write an IP address and a port, e.g. 0.0.0.0:9102 or [::]:9102",
@@ -173,9 +149,7 @@ pub(crate) mod optional_duration {
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| parse_duration(&text))
-            .transpose()
-            .map_err(de::Error::custom)
+        text.map(|text| parse_duration(&text)).transpose().map_err(de::Error::custom)
     }
 }
 
@@ -229,9 +203,7 @@ pub(crate) mod list {
             let port = part.parse().ok().filter(|port| *port > 0);
             port.ok_or_else(|| {
                 let part: String = part.chars().take(40).collect();
-                E::custom(format_args!(
-                    "bad port `{part}`: write numbers from 1 to 65535, e.g. 80,443"
-                ))
+                E::custom(format_args!("bad port `{part}`: write numbers from 1 to 65535, e.g. 80,443"))
             })
         }
     }
@@ -246,11 +218,7 @@ pub(crate) mod list {
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-            text.split(',')
-                .map(str::trim)
-                .filter(|part| !part.is_empty())
-                .map(T::from_part)
-                .collect()
+            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(T::from_part).collect()
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {

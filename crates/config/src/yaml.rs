@@ -46,12 +46,7 @@ pub(crate) struct Key {
 
 impl Node {
     fn new(span: &Span, kind: Kind) -> Self {
-        Self {
-            line: span.start.line(),
-            column: span.start.col() + 1,
-            kind,
-            size: 1,
-        }
+        Self { line: span.start.line(), column: span.start.col() + 1, kind, size: 1 }
     }
 
     pub(crate) fn is_null(&self) -> bool {
@@ -102,13 +97,7 @@ struct Reader<'a> {
 
 /// An empty file is an empty mapping.
 pub(crate) fn parse(text: &str, file: &str) -> Result<Node, Problem> {
-    let mut reader = Reader {
-        file,
-        open: Vec::new(),
-        anchors: HashMap::new(),
-        nodes: 0,
-        root: None,
-    };
+    let mut reader = Reader { file, open: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None };
     if text.len() > MAX_FILE_BYTES {
         return Err(reader.problem(1, 1, "the file is larger than 1 MiB: a configuration never is"));
     }
@@ -125,12 +114,7 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Node, Problem> {
             }
         }
     }
-    let empty = Node {
-        line: 1,
-        column: 1,
-        kind: Kind::Map(Vec::new()),
-        size: 1,
-    };
+    let empty = Node { line: 1, column: 1, kind: Kind::Map(Vec::new()), size: 1 };
     Ok(reader.root.filter(|root| !root.is_null()).unwrap_or(empty))
 }
 
@@ -144,16 +128,8 @@ fn why(error: &ScanError) -> String {
 
 impl Reader<'_> {
     fn problem(&self, line: usize, column: usize, message: &str) -> Problem {
-        let place = Place {
-            file: self.file.to_owned(),
-            line,
-            column,
-        };
-        Problem {
-            place: Some(place),
-            key: String::new(),
-            message: message.to_owned(),
-        }
+        let place = Place { file: self.file.to_owned(), line, column };
+        Problem { place: Some(place), key: String::new(), message: message.to_owned() }
     }
 
     fn refuse(&self, span: &Span, message: &str) -> Result<(), Problem> {
@@ -164,26 +140,12 @@ impl Reader<'_> {
         // `!!str` and its kind say what we know; anything else asks for a type we do not have.
         if event.tag().is_some_and(|tag| tag.core_suffix().is_none()) {
             let at = span.tag_start().unwrap_or(span.start);
-            return Err(self.problem(
-                at.line(),
-                at.col() + 1,
-                "tags (`!name`) are not supported: remove it",
-            ));
+            return Err(self.problem(at.line(), at.col() + 1, "tags (`!name`) are not supported: remove it"));
         }
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let plain = matches!(style, ScalarStyle::Plain);
-                self.value(
-                    Node::new(
-                        span,
-                        Kind::Scalar {
-                            text: Cow::into_owned(text),
-                            plain,
-                        },
-                    ),
-                    anchor,
-                    span,
-                )
+                self.value(Node::new(span, Kind::Scalar { text: Cow::into_owned(text), plain }), anchor, span)
             }
             Event::SequenceStart(_, anchor, _) => {
                 self.start(Node::new(span, Kind::List(Vec::new())), anchor, span)
@@ -208,10 +170,9 @@ impl Reader<'_> {
                 None => self.refuse(span, "this alias stands inside what it names"),
             },
             Event::UnresolvedAlias(_) => self.refuse(span, "no such anchor"),
-            Event::DocumentStart(..) if self.root.is_some() => self.refuse(
-                span,
-                "a second document begins here: one file holds one configuration",
-            ),
+            Event::DocumentStart(..) if self.root.is_some() => {
+                self.refuse(span, "a second document begins here: one file holds one configuration")
+            }
             Event::StreamStart
             | Event::StreamEnd
             | Event::DocumentStart(..)
@@ -229,11 +190,7 @@ impl Reader<'_> {
             return self.refuse(span, "a key must be a plain word");
         }
         self.count(span)?;
-        self.open.push(Open {
-            node,
-            anchor,
-            key: None,
-        });
+        self.open.push(Open { node, anchor, key: None });
         Ok(())
     }
 
@@ -256,17 +213,11 @@ impl Reader<'_> {
 
     fn count(&mut self, span: &Span) -> Result<(), Problem> {
         self.nodes = self.nodes.saturating_add(1);
-        if self.nodes > MAX_NODES {
-            self.refuse(span, "the file holds too many values")
-        } else {
-            Ok(())
-        }
+        if self.nodes > MAX_NODES { self.refuse(span, "the file holds too many values") } else { Ok(()) }
     }
 
     fn expects_key(&self) -> bool {
-        self.open
-            .last()
-            .is_some_and(|open| matches!(open.node.kind, Kind::Map(_)) && open.key.is_none())
+        self.open.last().is_some_and(|open| matches!(open.node.kind, Kind::Map(_)) && open.key.is_none())
     }
 
     /// Puts a finished node where it belongs.
@@ -298,11 +249,7 @@ impl Reader<'_> {
                     let message = format!("the key `{text}` is here twice, first in line {}", first.line);
                     return self.refuse(span, &message);
                 }
-                open.key = Some(Key {
-                    text,
-                    line: node.line,
-                    column: node.column,
-                });
+                open.key = Some(Key { text, line: node.line, column: node.column });
                 Ok(())
             }
             (_, Kind::List(_) | Kind::Scalar { .. }) => Ok(()),

@@ -34,35 +34,21 @@ fn contract_file() {
     let config = Config::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract.yaml")).unwrap();
     assert!(config.monitoring.enabled);
     assert_eq!(config.monitoring.interval, Duration::from_secs(1));
-    let tcp = Filter {
-        protocol: vec![Protocol::Tcp],
-        ..Filter::default()
-    };
-    let ports = Filter {
-        port: vec![80, 443, 8080],
-        ..Filter::default()
-    };
+    let tcp = Filter { protocol: vec![Protocol::Tcp], ..Filter::default() };
+    let ports = Filter { port: vec![80, 443, 8080], ..Filter::default() };
     assert_eq!(config.monitoring.filters, [tcp, ports]);
     assert!(config.metrics.enabled);
     assert_eq!(config.metrics.endpoint.as_deref(), Some("http://prometheus:9090"));
     assert!(config.alerts.enabled);
     assert_eq!(config.alerts.thresholds.error_rate, Some(0.05));
-    assert_eq!(
-        config.alerts.thresholds.latency_p99,
-        Some(Duration::from_millis(1000))
-    );
+    assert_eq!(config.alerts.thresholds.latency_p99, Some(Duration::from_millis(1000)));
     assert!(config.routing.enabled);
     let rules: Vec<_> = config
         .routing
         .rules
         .iter()
         .map(|it| {
-            (
-                it.domain.as_deref().unwrap(),
-                it.path.as_deref().unwrap(),
-                it.service.as_str(),
-                it.priority,
-            )
+            (it.domain.as_deref().unwrap(), it.path.as_deref().unwrap(), it.service.as_str(), it.priority)
         })
         .collect();
     assert_eq!(
@@ -75,41 +61,20 @@ fn contract_file() {
         ]
     );
     assert!(config.domain_analysis.enabled);
-    assert_eq!(
-        config.domain_analysis.track_domains,
-        ["*.example.com", "*.api.example.com"]
-    );
+    assert_eq!(config.domain_analysis.track_domains, ["*.example.com", "*.api.example.com"]);
     assert_eq!(config.domain_analysis.exclude_domains, ["health.example.com"]);
     assert!(config.path_analysis.enabled);
     assert_eq!(config.path_analysis.track_paths, ["/api/*", "/v1/*", "/v2/*"]);
     assert_eq!(config.path_analysis.exclude_paths, ["/health", "/metrics"]);
-    assert_eq!(
-        config.not_yet_effective(),
-        ["monitoring.filters", "metrics.endpoint", "alerts.thresholds"]
-    );
+    assert_eq!(config.not_yet_effective(), ["monitoring.filters", "metrics.endpoint", "alerts.thresholds"]);
 }
 
 #[test]
 fn six_switches() {
-    let sections = [
-        "monitoring",
-        "metrics",
-        "alerts",
-        "routing",
-        "domain_analysis",
-        "path_analysis",
-    ];
-    let text: String = sections
-        .iter()
-        .map(|it| format!("{it}: {{ enabled: false }}\n"))
-        .collect();
+    let sections = ["monitoring", "metrics", "alerts", "routing", "domain_analysis", "path_analysis"];
+    let text: String = sections.iter().map(|it| format!("{it}: {{ enabled: false }}\n")).collect();
     let it = Config::parse(&text, "t").unwrap();
-    let off = [
-        it.monitoring.enabled,
-        it.metrics.enabled,
-        it.alerts.enabled,
-        it.routing.enabled,
-    ];
+    let off = [it.monitoring.enabled, it.metrics.enabled, it.alerts.enabled, it.routing.enabled];
     assert_eq!(off, [false; 4]);
     assert!(!it.domain_analysis.enabled && !it.path_analysis.enabled);
 }
@@ -119,30 +84,17 @@ fn our_sections() {
     let it = Config::parse(FULL, "t").unwrap();
     assert_eq!(it.gateway.process_name, ["kong", "nginx", "openresty"]);
     assert_eq!(
-        (
-            it.gateway.names[0].matches.as_str(),
-            it.gateway.names[0].name.as_str()
-        ),
+        (it.gateway.names[0].matches.as_str(), it.gateway.names[0].name.as_str()),
         ("/usr/local/kong", "kong")
     );
-    assert_eq!(
-        it.gateway.status_url.as_deref(),
-        Some("http://127.0.0.1:8080/nginx_status")
-    );
+    assert_eq!(it.gateway.status_url.as_deref(), Some("http://127.0.0.1:8080/nginx_status"));
     assert!(it.gateway.lua_phases && it.gateway.detail == Detail::Lean);
     assert_eq!(it.gateway.debug_dir.to_str(), Some("/opt/debug"));
     assert_eq!(
-        (
-            it.capture.ring_bytes,
-            it.capture.max_workers,
-            it.capture.starts_per_worker
-        ),
+        (it.capture.ring_bytes, it.capture.max_workers, it.capture.starts_per_worker),
         (16 << 20, 8, 1024)
     );
-    assert_eq!(
-        (it.paths.max_groups, it.paths.templates[0].as_str()),
-        (500, "/files/{name}")
-    );
+    assert_eq!((it.paths.max_groups, it.paths.templates[0].as_str()), (500, "/files/{name}"));
     assert_eq!((it.series.max, it.series.max_hosts), (1000, 100));
     assert!(it.log.level == LogLevel::Warn && !it.log.json && !it.log.requests);
     assert_eq!(it.stats.interval, Duration::from_secs(90));
@@ -154,14 +106,7 @@ fn our_sections() {
 
 #[test]
 fn empty_means_defaults() {
-    for text in [
-        "",
-        "---\n",
-        "# nothing\n",
-        "~",
-        "{}",
-        "monitoring:\nrouting:\n  rules:\ngateway: ~\n",
-    ] {
+    for text in ["", "---\n", "# nothing\n", "~", "{}", "monitoring:\nrouting:\n  rules:\ngateway: ~\n"] {
         assert_eq!(Config::parse(text, "t").unwrap(), Config::default(), "{text:?}");
     }
     let it = Config::default();
@@ -180,11 +125,7 @@ fn lists_in_every_shape() {
         ("[80, 443]", &[80, 443]),
         ("' 80 , 443,'", &[80, 443]),
     ] {
-        assert_eq!(
-            ports(text).unwrap().monitoring.filters[0].port,
-            expected,
-            "{text}"
-        );
+        assert_eq!(ports(text).unwrap().monitoring.filters[0].port, expected, "{text}");
     }
     for bad in ["0", "65536", "http", "\"80,x\"", "-1", "[[80]]", "{a: 1}"] {
         assert!(ports(bad).is_err(), "{bad}");
@@ -193,11 +134,8 @@ fn lists_in_every_shape() {
         "monitoring: { filters: [{ status: \"404,5xx,400-409\", method: GET, network: 10.0.0.0/8, host: '*.a.b' }] }",
         "t",
     );
-    let status: Vec<_> = it.unwrap().monitoring.filters[0]
-        .status
-        .iter()
-        .map(|it| (it.first, it.last))
-        .collect();
+    let status: Vec<_> =
+        it.unwrap().monitoring.filters[0].status.iter().map(|it| (it.first, it.last)).collect();
     assert_eq!(status, [(404, 404), (500, 599), (400, 409)]);
 }
 
@@ -217,14 +155,8 @@ fn refused_with_place_and_suggestion() {
             "stats: { interval: 10 }",
             "gw.yaml:1:20: stats.interval: bad duration `10`: write e.g. 500ms, 30s, 5m",
         ),
-        (
-            "log: { level: inof }",
-            "gw.yaml:1:15: log.level: unknown value `inof`, did you mean `info`?",
-        ),
-        (
-            "log: { json: yes }",
-            "gw.yaml:1:14: log.json: expected true or false, found `yes`",
-        ),
+        ("log: { level: inof }", "gw.yaml:1:15: log.level: unknown value `inof`, did you mean `info`?"),
+        ("log: { json: yes }", "gw.yaml:1:14: log.json: expected true or false, found `yes`"),
         (
             "log: [a]",
             "gw.yaml:1:6: log: expected a mapping with the keys level, json, requests, found a list",
@@ -277,23 +209,14 @@ fn refused_with_place_and_suggestion() {
             "path_analysis: { track_paths: [api] }",
             "gw.yaml:1:32: path_analysis.track_paths[0]: bad path `api`: a path starts with `/` (or with `~` when it is a regular expression)",
         ),
-        (
-            "a: 1\na: 2",
-            "gw.yaml:2:1: the key `a` is here twice, first in line 1",
-        ),
+        ("a: 1\na: 2", "gw.yaml:2:1: the key `a` is here twice, first in line 1"),
         (
             "log: &l { json: true }\nstats: { <<: *l }",
             "gw.yaml:2:10: merge keys (`<<`) are not supported: write the keys out",
         ),
-        (
-            "--- {}\n--- {}",
-            "gw.yaml:2:1: a second document begins here: one file holds one configuration",
-        ),
+        ("--- {}\n--- {}", "gw.yaml:2:1: a second document begins here: one file holds one configuration"),
         ("log: !!python/object {}", "gw.yaml:1:6: tags"),
-        (
-            "just text",
-            "gw.yaml:1:1: expected a mapping with the keys monitoring",
-        ),
+        ("just text", "gw.yaml:1:1: expected a mapping with the keys monitoring"),
     ] {
         let found = problems(text);
         assert_eq!(found.len(), 1, "{found:#?}");
@@ -334,21 +257,15 @@ fn all_problems_at_once() {
 /// Bombs end early, whatever they expand to.
 #[test]
 fn bombs_are_cheap() {
-    let laughs: String = (1..30)
-        .map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(",")))
-        .collect();
+    let laughs: String =
+        (1..30).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","))).collect();
     let wide = "mask: { patterns: [".to_owned() + &"x,".repeat(400_000) + "] }";
     let started = std::time::Instant::now();
     for (text, why) in [
         (format!("a0: &a0 [x,x,x,x,x,x,x,x,x]\n{laughs}"), "aliases expand"),
         ("[".repeat(100_000), "nest"),
         ("a: ".to_owned() + &"{a: ".repeat(200), "nest"),
-        (
-            (0..5000)
-                .map(|i| format!("{}a:\n", " ".repeat(i % 1000)))
-                .collect(),
-            "",
-        ),
+        ((0..5000).map(|i| format!("{}a:\n", " ".repeat(i % 1000))).collect(), ""),
         (wide, "too many values"),
         ("x".repeat((1 << 20) + 1), "larger than 1 MiB"),
         ("a: &a [*a]".to_owned(), ""),
@@ -359,11 +276,7 @@ fn bombs_are_cheap() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains(why), "{} lacks {why}", found[0]);
     }
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -372,10 +285,7 @@ fn files() {
     assert!(matches!(error, ConfigError::Read { .. }), "{error}");
     assert!(error.to_string().contains("/nonexistent/gw.yaml"));
     let error = Config::parse_bytes(b"log:\n  level: \xff\n", "gw.yaml").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "gw.yaml:2:1: this line is not UTF-8: save the file as UTF-8"
-    );
+    assert_eq!(error.to_string(), "gw.yaml:2:1: this line is not UTF-8: save the file as UTF-8");
 }
 
 #[test]
@@ -395,14 +305,8 @@ fn environment() {
     .unwrap();
     assert!(it.log.level == LogLevel::Debug && !it.log.json);
     assert_eq!(it.gateway.process_name, ["kong"]);
-    assert_eq!(
-        (it.stats.interval.as_secs(), it.listen.0.to_string().as_str()),
-        (10, "0.0.0.0:9000")
-    );
-    assert_eq!(
-        apply(&[("LOG_LEVEL", ""), ("STATS_INTERVAL", " ")]).unwrap(),
-        Config::default()
-    );
+    assert_eq!((it.stats.interval.as_secs(), it.listen.0.to_string().as_str()), (10, "0.0.0.0:9000"));
+    assert_eq!(apply(&[("LOG_LEVEL", ""), ("STATS_INTERVAL", " ")]).unwrap(), Config::default());
     let error = apply(&[
         ("LOG_LEVEL", "loud"),
         ("ENABLE_JSON_LOG", "maybe"),
@@ -411,19 +315,14 @@ fn environment() {
     ])
     .unwrap_err();
     let text = error.to_string();
-    for name in [
-        "LOG_LEVEL: unknown level `loud`",
-        "ENABLE_JSON_LOG: ",
-        "STATS_INTERVAL: bad",
-        "METRICS_ADDR: bad",
-    ] {
+    for name in
+        ["LOG_LEVEL: unknown level `loud`", "ENABLE_JSON_LOG: ", "STATS_INTERVAL: bad", "METRICS_ADDR: bad"]
+    {
         assert!(text.contains(name), "{text}");
     }
-    for (name, value) in [
-        ("STATS_INTERVAL", "1ms"),
-        ("KONG_PROCESS_NAME", ","),
-        ("KONG_PROCESS_NAME", "a-name-much-too-long"),
-    ] {
+    for (name, value) in
+        [("STATS_INTERVAL", "1ms"), ("KONG_PROCESS_NAME", ","), ("KONG_PROCESS_NAME", "a-name-much-too-long")]
+    {
         let error = apply(&[(name, value)]).unwrap_err().to_string();
         assert!(error.starts_with(name), "{error}");
     }
@@ -435,29 +334,15 @@ fn documentation_is_complete() {
     fn keys(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
         match value.as_object() {
             Some(map) => map.iter().for_each(|(key, value)| {
-                keys(
-                    value,
-                    &format!("{path}{}{key}", if path.is_empty() { "" } else { "." }),
-                    into,
-                );
+                keys(value, &format!("{path}{}{key}", if path.is_empty() { "" } else { "." }), into);
             }),
             None => into.push(path.to_owned()),
         }
     }
     let page = include_str!("../../../docs/configuration.md");
     let mut expected = Vec::new();
-    keys(
-        &serde_json::to_value(Config::default()).unwrap(),
-        "",
-        &mut expected,
-    );
-    let section = page
-        .split("## Keys")
-        .nth(1)
-        .unwrap()
-        .split("\n## ")
-        .next()
-        .unwrap();
+    keys(&serde_json::to_value(Config::default()).unwrap(), "", &mut expected);
+    let section = page.split("## Keys").nth(1).unwrap().split("\n## ").next().unwrap();
     let mut listed: Vec<String> = section
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
@@ -466,22 +351,10 @@ fn documentation_is_complete() {
     listed.sort();
     expected.sort();
     assert_eq!(listed, expected);
-    for name in [
-        "LOG_LEVEL",
-        "ENABLE_JSON_LOG",
-        "KONG_PROCESS_NAME",
-        "STATS_INTERVAL",
-        "METRICS_ADDR",
-    ] {
+    for name in ["LOG_LEVEL", "ENABLE_JSON_LOG", "KONG_PROCESS_NAME", "STATS_INTERVAL", "METRICS_ADDR"] {
         assert!(page.contains(name), "{name}");
     }
-    let example = page
-        .split("## Example")
-        .nth(1)
-        .unwrap()
-        .split("```")
-        .nth(1)
-        .unwrap();
+    let example = page.split("## Example").nth(1).unwrap().split("```").nth(1).unwrap();
     Config::parse(example.strip_prefix("yaml").unwrap(), "page").unwrap();
 }
 

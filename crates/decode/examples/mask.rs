@@ -23,10 +23,9 @@ fn main() {
             best(|| drop(black_box(masker.mask_target(black_box(target.as_bytes())))))
         );
     }
-    for header in [
-        "api.example.com:8000",
-        "Mozilla/5.0 (X11; Linux x86_64; rv:109.0) Gecko/20100101 Firefox/115.0",
-    ] {
+    for header in
+        ["api.example.com:8000", "Mozilla/5.0 (X11; Linux x86_64; rv:109.0) Gecko/20100101 Firefox/115.0"]
+    {
         println!(
             "{:>7.1} ns  {header}",
             best(|| drop(black_box(masker.mask_header(black_box(header.as_bytes())))))

@@ -333,10 +333,7 @@ fn is_plain(text: &[u8]) -> bool {
 /// Six is the length of `bearer`; what is shorter than the least token is not looked at.
 fn is_plain_segment(text: &[u8], start: usize, end: usize) -> bool {
     let len = end - start;
-    let bearer = || {
-        text.get(start..end)
-            .is_some_and(|it| it.eq_ignore_ascii_case(b"bearer"))
-    };
+    let bearer = || text.get(start..end).is_some_and(|it| it.eq_ignore_ascii_case(b"bearer"));
     len < token::MIN_BYTES && (len != 6 || !bearer())
 }
 
@@ -353,11 +350,7 @@ fn mask_authority<'a>(target: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
     let start = scheme + 3;
     let rest = target.get(start..).unwrap_or_default();
     // A slash, a question mark or an ampersand before the scheme: it is a URL inside something else.
-    if target
-        .iter()
-        .take(scheme)
-        .any(|byte| matches!(byte, b'/' | b'?' | b'&' | b'#' | b'='))
-    {
+    if target.iter().take(scheme).any(|byte| matches!(byte, b'/' | b'?' | b'&' | b'#' | b'=')) {
         return target;
     }
     let end = memchr(b'/', rest).unwrap_or(rest.len());
@@ -368,11 +361,7 @@ fn mask_authority<'a>(target: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
     mask_path(target.get(..start).unwrap_or_default(), out);
     out.extend_from_slice(MASK.as_bytes());
     // Was it a password or already the query? Then what follows may be a value: nothing of it is shown.
-    if escape::find(user, b"?#").is_some() {
-        &[]
-    } else {
-        rest
-    }
+    if escape::find(user, b"?#").is_some() { &[] } else { rest }
 }
 
 /// Masks a path, or any text that is written like one.
@@ -413,10 +402,7 @@ enum Rest {
 }
 
 fn mask_segment(segment: &[u8], double_slash: bool, out: &mut Vec<u8>) -> Rest {
-    if !segment
-        .iter()
-        .any(|byte| matches!(byte, b'@' | b'%' | b';' | b'&' | b'='))
-    {
+    if !segment.iter().any(|byte| matches!(byte, b'@' | b'%' | b';' | b'&' | b'=')) {
         token::mask(segment, out);
         return Rest::Shown;
     }
@@ -436,9 +422,7 @@ fn mask_pieces(segment: &[u8], out: &mut Vec<u8>) -> Rest {
     let mut first = true;
     loop {
         let separator = escape::find(rest, b";&");
-        let piece = separator
-            .as_ref()
-            .map_or(rest, |hit| rest.get(..hit.start).unwrap_or_default());
+        let piece = separator.as_ref().map_or(rest, |hit| rest.get(..hit.start).unwrap_or_default());
         match escape::find(piece, b"=") {
             Some(equals) => {
                 let key = piece.get(..equals.start).unwrap_or_default();
@@ -506,10 +490,7 @@ fn mask_all(text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn ends_word(byte: u8) -> bool {
-    matches!(
-        byte,
-        b' ' | b'\t' | b'"' | b'\'' | b',' | b'(' | b')' | b'<' | b'>'
-    )
+    matches!(byte, b' ' | b'\t' | b'"' | b'\'' | b',' | b'(' | b')' | b'<' | b'>')
 }
 
 fn into_text(bytes: Vec<u8>) -> String {

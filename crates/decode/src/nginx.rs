@@ -57,11 +57,7 @@ pub fn request(bytes: &[u8]) -> Result<Request<'_>, Undecodable> {
 
     let (upstream, upstream_cut) = tries(&record)?;
     let precise = set(head.flags, Flags::NGINX_STARTED);
-    let status = if head.err_status != 0 {
-        head.err_status
-    } else {
-        head.status
-    };
+    let status = if head.err_status != 0 { head.err_status } else { head.status };
     let unread = [
         Flags::NGINX_NO_CONNECTION,
         Flags::NGINX_LINE_UNREAD,
@@ -83,11 +79,7 @@ pub fn request(bytes: &[u8]) -> Result<Request<'_>, Undecodable> {
         pid: head.pid,
         tid: head.tid,
         ended_ns: head.end_ns,
-        duration_ns: if precise {
-            head.end_ns.saturating_sub(head.start_ns)
-        } else {
-            0
-        },
+        duration_ns: if precise { head.end_ns.saturating_sub(head.start_ns) } else { 0 },
         precise,
         method: Method::of(parts.method),
         method_name: parts.method,
@@ -147,27 +139,17 @@ impl<'a> Line<'a> {
             return None;
         }
         if cut {
-            return Some(Self {
-                method,
-                target: rest,
-                version: b"",
-            });
+            return Some(Self { method, target: rest, version: b"" });
         }
         let last = rest.iter().rposition(|byte| *byte == b' ');
         let split = last
             .and_then(|at| rest.split_at_checked(at))
             .map(|(target, version)| (target, version.trim_ascii()));
         match split {
-            Some((target, version)) if version.starts_with(b"HTTP/") => Some(Self {
-                method,
-                target: target.trim_ascii_end(),
-                version,
-            }),
-            _ => Some(Self {
-                method,
-                target: rest,
-                version: b"",
-            }),
+            Some((target, version)) if version.starts_with(b"HTTP/") => {
+                Some(Self { method, target: target.trim_ascii_end(), version })
+            }
+            _ => Some(Self { method, target: rest, version: b"" }),
         }
     }
 }
@@ -190,10 +172,7 @@ fn protocol(number: u32, text: &[u8]) -> Protocol {
 
 fn port(behind: &[u8]) -> Option<u16> {
     let digits = behind.strip_prefix(b":")?;
-    let end = digits
-        .iter()
-        .position(|byte| !byte.is_ascii_digit())
-        .unwrap_or(digits.len());
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
     std::str::from_utf8(digits.get(..end)?).ok()?.parse().ok()
 }
 

@@ -229,34 +229,21 @@ pub struct Request<'a> {
 }
 
 /// Lua's phases in a request, by their index in records.
-pub const LUA_PHASES: [&str; 8] = [
-    "rewrite",
-    "access",
-    "content",
-    "balancer",
-    "header_filter",
-    "body_filter",
-    "log",
-    "other",
-];
+pub const LUA_PHASES: [&str; 8] =
+    ["rewrite", "access", "content", "balancer", "header_filter", "body_filter", "log", "other"];
 
 impl<'a> Request<'a> {
     /// The tries that are told one by one.
     #[must_use]
     pub fn told_tries(&self) -> &[Try<'a>] {
-        self.upstream
-            .get(..usize::from(self.tries).min(TRIES_MAX))
-            .unwrap_or(&[])
+        self.upstream.get(..usize::from(self.tries).min(TRIES_MAX)).unwrap_or(&[])
     }
 
     /// The target's path: without scheme, authority, query and fragment. `*` for `OPTIONS *`.
     #[must_use]
     pub fn path(&self) -> &'a [u8] {
         let target = self.target;
-        let end = target
-            .iter()
-            .position(|byte| matches!(byte, b'?' | b'#'))
-            .unwrap_or(target.len());
+        let end = target.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(target.len());
         let target = target.get(..end).unwrap_or(target);
         if target.first() == Some(&b'/') {
             return target;

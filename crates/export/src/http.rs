@@ -118,11 +118,7 @@ pub async fn serve(
 
 async fn serve_metrics(State(app): State<App>) -> Response {
     let snapshot = app.exchange.fresh().await;
-    (
-        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
-        metrics::render(snapshot),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(snapshot)).into_response()
 }
 
 async fn healthy(State(app): State<App>) -> Response {

@@ -153,11 +153,7 @@ impl Log {
                 msg: &'a str,
                 timestamp: String,
             }
-            self.json(&Line {
-                level: level.name(),
-                msg,
-                timestamp: timestamp(now_ns),
-            });
+            self.json(&Line { level: level.name(), msg, timestamp: timestamp(now_ns) });
         } else {
             let time = timestamp(now_ns);
             self.text(format_args!("{time} {:5} {}", level.name(), Plain(msg)));
@@ -179,15 +175,9 @@ impl Log {
 
     fn request_text(&mut self, request: &Request<'_>, details: &Details<'_>) {
         let time = timestamp(details.ended_ns);
-        let upstream = details
-            .peers
-            .last()
-            .map_or_else(String::new, |peer| format!(" -> {}", Plain(peer)));
-        let service = if details.service.is_empty() {
-            String::new()
-        } else {
-            format!(" [{}]", Plain(details.service))
-        };
+        let upstream = details.peers.last().map_or_else(String::new, |peer| format!(" -> {}", Plain(peer)));
+        let service =
+            if details.service.is_empty() { String::new() } else { format!(" [{}]", Plain(details.service)) };
         let method = String::from_utf8_lossy(request.method_name);
         let tls = if request.tls { "+tls" } else { "" };
         self.text(format_args!(
@@ -237,11 +227,7 @@ impl Log {
             total.server_errors,
         ));
         for (dimension, rows) in &statistics.dimensions {
-            for row in rows
-                .iter()
-                .take(TOP)
-                .filter(|row| row.window.requests > 0 && !row.name.is_empty())
-            {
+            for row in rows.iter().take(TOP).filter(|row| row.window.requests > 0 && !row.name.is_empty()) {
                 self.text(format_args!(
                     "{time} stats   {dimension:8} {:7} requests  4xx {:5}  5xx {:5}  p50 {:9.3} ms  p99 {:9.3} ms  {}",
                     row.window.requests,
@@ -333,11 +319,7 @@ fn milliseconds(ns: u64) -> f64 {
 
 #[allow(clippy::cast_precision_loss)] // for reading, to one place
 fn rate(figures: &Figures, seconds: f64) -> f64 {
-    if seconds > 0.0 {
-        figures.requests as f64 / seconds
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { figures.requests as f64 / seconds } else { 0.0 }
 }
 
 /// RFC 3339, UTC, to the millisecond.
@@ -478,16 +460,8 @@ impl<'a> More<'a> {
                     bytes_received: tried.bytes_received,
                 })
                 .collect(),
-            lua_ns: LUA_PHASES
-                .into_iter()
-                .zip(request.lua_ns)
-                .filter(|(_, ns)| *ns > 0)
-                .collect(),
-            cut_fields: cut_fields
-                .into_iter()
-                .filter(|(_, cut)| *cut)
-                .map(|(name, _)| name)
-                .collect(),
+            lua_ns: LUA_PHASES.into_iter().zip(request.lua_ns).filter(|(_, ns)| *ns > 0).collect(),
+            cut_fields: cut_fields.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect(),
         }
     }
 }
@@ -546,11 +520,8 @@ impl From<&Figures> for FiguresLine {
 impl<'a> StatisticsLine<'a> {
     fn new(now_ns: u64, statistics: &'a Statistics, in_flight: Option<u64>, lost: u64) -> Self {
         let total = &statistics.all.total;
-        let top = |rows: &'a [Row]| {
-            rows.iter()
-                .take(2 * TOP)
-                .map(|row| (row.name.as_str(), (&row.window).into()))
-        };
+        let top =
+            |rows: &'a [Row]| rows.iter().take(2 * TOP).map(|row| (row.name.as_str(), (&row.window).into()));
         Self {
             level: Level::Info.name(),
             msg: "Statistics",

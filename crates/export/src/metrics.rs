@@ -37,9 +37,7 @@ struct Family<'a>(MetricEncoder<'a>);
 
 impl Family<'_> {
     fn counter(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeCounterValue) -> fmt::Result {
-        self.0
-            .encode_family(labels)?
-            .encode_counter::<NoLabelSet, _, f64>(&value, None)
+        self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
     fn gauge(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {
@@ -58,9 +56,7 @@ impl Family<'_> {
         let bounds = BUCKETS.into_iter().chain([f64::MAX]); // the encoder writes +Inf for it
         let buckets: Vec<_> = bounds.zip(histogram.counts).collect();
         let sum = seconds(histogram.sum_ns);
-        self.0
-            .encode_family(labels)?
-            .encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets, None)
+        self.0.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets, None)
     }
 }
 
@@ -75,38 +71,22 @@ impl Collector for View {
         let mut buffer = String::new();
         requests(
             &self.0,
-            counter(
-                encoder,
-                "gatewatch_http_requests",
-                "Requests that ended, by endpoint.",
-            )?,
+            counter(encoder, "gatewatch_http_requests", "Requests that ended, by endpoint.")?,
             &mut buffer,
         )?;
         bytes(
             &self.0,
-            counter(
-                encoder,
-                "gatewatch_http_request_bytes",
-                "Bytes of requests, header and body.",
-            )?,
+            counter(encoder, "gatewatch_http_request_bytes", "Bytes of requests, header and body.")?,
             |e| e.request_bytes,
         )?;
         bytes(
             &self.0,
-            counter(
-                encoder,
-                "gatewatch_http_response_bytes",
-                "Bytes of responses, header and body.",
-            )?,
+            counter(encoder, "gatewatch_http_response_bytes", "Bytes of responses, header and body.")?,
             |e| e.response_bytes,
         )?;
         lost(
             &self.0,
-            counter(
-                encoder,
-                "gatewatch_lost",
-                "What was seen and not reported, by stage and reason.",
-            )?,
+            counter(encoder, "gatewatch_lost", "What was seen and not reported, by stage and reason.")?,
         )?;
         folded(
             &self.0,
@@ -144,20 +124,12 @@ impl Collector for View {
         )?;
         lua(
             &self.0,
-            counter(
-                encoder,
-                "gatewatch_lua_phase_seconds",
-                "Time spent in Lua, by phase, while probed.",
-            )?,
+            counter(encoder, "gatewatch_lua_phase_seconds", "Time spent in Lua, by phase, while probed.")?,
             |(_, ns, _)| seconds(*ns),
         )?;
         lua(
             &self.0,
-            counter(
-                encoder,
-                "gatewatch_lua_phase_calls",
-                "Times Lua was run, by phase, while probed.",
-            )?,
+            counter(encoder, "gatewatch_lua_phase_calls", "Times Lua was run, by phase, while probed.")?,
             |(_, _, calls)| *calls,
         )?;
         counted(
@@ -174,12 +146,8 @@ impl Collector for View {
             "Requests whose duration is to the millisecond, because the table of starts was full.",
         )?
         .one_counter(self.0.coarse_starts)?;
-        counter(
-            encoder,
-            "gatewatch_agent_cpu_seconds",
-            "CPU time of this process.",
-        )?
-        .one_counter(seconds(self.0.agent.cpu_ns))?;
+        counter(encoder, "gatewatch_agent_cpu_seconds", "CPU time of this process.")?
+            .one_counter(seconds(self.0.agent.cpu_ns))?;
 
         histograms(&self.0, encoder)?;
         gauges(&self.0, encoder)
@@ -265,23 +233,16 @@ fn lost(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
 
 fn folded(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
     let folded = snapshot.folded;
-    [
-        ("host", folded.hosts),
-        ("path", folded.paths),
-        ("endpoint", folded.endpoints),
-    ]
-    .into_iter()
-    .try_for_each(|(what, n)| family.counter(&[("what", what)], n))
+    [("host", folded.hosts), ("path", folded.paths), ("endpoint", folded.endpoints)]
+        .into_iter()
+        .try_for_each(|(what, n)| family.counter(&[("what", what)], n))
 }
 
 fn overflow(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
     for gateway in &snapshot.gateways {
         for (status, count) in &gateway.overflow {
             family.counter(
-                &[
-                    ("gateway", gateway.name.as_str()),
-                    ("status", status.to_string().as_str()),
-                ],
+                &[("gateway", gateway.name.as_str()), ("status", status.to_string().as_str())],
                 *count,
             )?;
         }
@@ -294,10 +255,7 @@ fn programs<V: EncodeCounterValue>(
     mut family: Family<'_>,
     of: impl Fn(&crate::snapshot::Program) -> V,
 ) -> fmt::Result {
-    snapshot
-        .programs
-        .iter()
-        .try_for_each(|program| family.counter(&[("program", program.name)], of(program)))
+    snapshot.programs.iter().try_for_each(|program| family.counter(&[("program", program.name)], of(program)))
 }
 
 fn lua<V: EncodeCounterValue>(
@@ -307,10 +265,7 @@ fn lua<V: EncodeCounterValue>(
 ) -> fmt::Result {
     for gateway in &snapshot.gateways {
         for phase in &gateway.lua {
-            family.counter(
-                &[("gateway", gateway.name.as_str()), ("phase", phase.0)],
-                of(phase),
-            )?;
+            family.counter(&[("gateway", gateway.name.as_str()), ("phase", phase.0)], of(phase))?;
         }
     }
     Ok(())
@@ -355,11 +310,7 @@ fn histograms(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::
 }
 
 fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let mut family = gauge(
-        encoder,
-        "gatewatch_http_requests_in_flight",
-        "Requests begun and not ended.",
-    )?;
+    let mut family = gauge(encoder, "gatewatch_http_requests_in_flight", "Requests begun and not ended.")?;
     for gateway in &snapshot.gateways {
         if let Some(in_flight) = gateway.in_flight {
             family.gauge(&[("gateway", gateway.name.as_str())], in_flight)?;
@@ -375,11 +326,8 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             family.gauge(&[("gateway", gateway.name.as_str())], coverage)?;
         }
     }
-    let mut family = gauge(
-        encoder,
-        "gatewatch_gateway_workers",
-        "Worker processes alive that have served requests.",
-    )?;
+    let mut family =
+        gauge(encoder, "gatewatch_gateway_workers", "Worker processes alive that have served requests.")?;
     for gateway in &snapshot.gateways {
         family.gauge(&[("gateway", gateway.name.as_str())], gateway.workers)?;
     }
@@ -398,16 +346,8 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             u64::from(gateway.proven),
         )?;
     }
-    gauge(
-        encoder,
-        "gatewatch_agent_resident_bytes",
-        "Memory of this process, its rings included.",
-    )?
-    .one_gauge(snapshot.agent.resident_bytes)?;
-    gauge(
-        encoder,
-        "gatewatch_build_info",
-        "The version of gatewatch; always 1.",
-    )?
-    .gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1u64)
+    gauge(encoder, "gatewatch_agent_resident_bytes", "Memory of this process, its rings included.")?
+        .one_gauge(snapshot.agent.resident_bytes)?;
+    gauge(encoder, "gatewatch_build_info", "The version of gatewatch; always 1.")?
+        .gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1u64)
 }

@@ -8,11 +8,7 @@ pub(crate) struct Plain<'a>(pub(crate) &'a str);
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            if is_unsafe(c) {
-                write!(f, "{}", c.escape_unicode())?
-            } else {
-                f.write_char(c)?
-            }
+            if is_unsafe(c) { write!(f, "{}", c.escape_unicode())? } else { f.write_char(c)? }
         }
         Ok(())
     }

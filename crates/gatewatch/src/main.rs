@@ -1,9 +1,15 @@
 //! gatewatch: shows, from the kernel, what a gateway really does.
 
+mod doctor;
 mod gateway;
 mod settings;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,6 +27,15 @@ struct Cli {
 enum Command {
     /// Watch the gateways of this machine or pod: a line a request, statistics, and metrics
     Gateway(GatewayArgs),
+    /// Tell what this kernel, these rights and these gateways allow, and what to do about each lack
+    Doctor {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", env = "GATEWATCH_CONFIG")]
+        config: Option<PathBuf>,
+        /// How long to wait for live requests to prove layouts on
+        #[arg(long, value_name = "SECONDS", default_value_t = 3)]
+        patience: u64,
+    },
     /// Check a configuration file without starting anything
     #[command(subcommand)]
     Check(Check),
@@ -55,6 +70,9 @@ struct GatewayArgs {
     /// One trap a request instead of two: durations are nginx's own, to the millisecond
     #[arg(long)]
     lean: bool,
+    /// Measure the Lua phases too: two traps more for each a request runs; SIGUSR2 switches it on and off
+    #[arg(long)]
+    lua_phases: bool,
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS")]
     duration: Option<u64>,
@@ -62,23 +80,21 @@ struct GatewayArgs {
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Messages may carry bytes of files and processes.
-            eprintln!(
-                "gatewatch: {}",
-                gatewatch_export::log::plain(&format!("{error:#}"))
-            );
+            eprintln!("gatewatch: {}", gatewatch_export::log::plain(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Gateway(args) => {
             let limit = args.duration.map(Duration::from_secs);
-            gateway::run(&args.configuration()?, limit)
+            gateway::run(&args.configuration()?, limit)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check(Check::Config { file }) => {
             let config = Config::load(&file)?;
@@ -86,26 +102,31 @@ fn run(cli: Cli) -> Result<()> {
             for key in config.not_yet_effective() {
                 println!("  `{key}` is understood, but this version does nothing with it yet");
             }
-            Ok(())
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor { config, patience } => {
+            let config = configuration(config.as_deref(), None)?;
+            let works = doctor::run(&config, Duration::from_secs(patience));
+            Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// The file, and the environment over it; `log_level` stands for a flag over `LOG_LEVEL`.
+fn configuration(file: Option<&Path>, log_level: Option<&str>) -> Result<Config> {
+    let mut config = match file {
+        Some(file) => Config::load(file)?,
+        None => Config::default(),
+    };
+    let flag = |name: &str| if name == "LOG_LEVEL" { log_level.map(str::to_owned) } else { None };
+    config.apply_env(|name| flag(name).or_else(|| std::env::var(name).ok()))?;
+    Ok(config)
 }
 
 impl GatewayArgs {
     /// The file, the environment over it, the flags over those.
     fn configuration(&self) -> Result<Config> {
-        let mut config = match &self.config {
-            Some(file) => Config::load(file)?,
-            None => Config::default(),
-        };
-        let flag = |name: &str| {
-            if name == "LOG_LEVEL" {
-                self.log_level.clone()
-            } else {
-                None
-            }
-        };
-        config.apply_env(|name| flag(name).or_else(|| std::env::var(name).ok()))?;
+        let mut config = configuration(self.config.as_deref(), self.log_level.as_deref())?;
         if let Some(address) = self.listen {
             config.listen = gatewatch_config::Listen(address);
         }
@@ -117,6 +138,9 @@ impl GatewayArgs {
         }
         if self.lean {
             config.gateway.detail = gatewatch_config::Detail::Lean;
+        }
+        if self.lua_phases {
+            config.gateway.lua_phases = true;
         }
         config.validate()?;
         Ok(config)

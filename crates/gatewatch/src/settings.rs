@@ -38,11 +38,7 @@ pub fn log(config: &Config) -> log::Settings {
         LogLevel::Warn => Level::Warn,
         LogLevel::Error => Level::Error,
     };
-    log::Settings {
-        level,
-        json: config.log.json,
-        requests: config.log.requests,
-    }
+    log::Settings { level, json: config.log.json, requests: config.log.requests }
 }
 
 /// The nginx probe's tables.
@@ -82,16 +78,10 @@ pub fn traffic(config: &Config) -> Result<Traffic> {
         Vec::new()
     };
     let routes = Routes::compile(&rules).context("`routing.rules`")?;
-    let rule_paths = rules
-        .iter()
-        .map(|rule| rule.path.as_deref().and_then(names_a_group).map(Arc::from))
-        .collect();
-    let templates: Vec<Rule> = config
-        .paths
-        .templates
-        .iter()
-        .map(|template| template_rule(template))
-        .collect();
+    let rule_paths =
+        rules.iter().map(|rule| rule.path.as_deref().and_then(names_a_group).map(Arc::from)).collect();
+    let templates: Vec<Rule> =
+        config.paths.templates.iter().map(|template| template_rule(template)).collect();
     let templates = Routes::compile(&templates).context("`paths.templates`")?;
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let bounds = Bounds {
@@ -124,12 +114,7 @@ fn template_rule(template: &str) -> Rule {
             _ => {}
         }
     }
-    Rule {
-        domain: None,
-        path: Some(pattern),
-        service: template.to_owned(),
-        priority: 0,
-    }
+    Rule { domain: None, path: Some(pattern), service: template.to_owned(), priority: 0 }
 }
 
 /// A host fit to be a label: lower case, and nothing in it that a host cannot have.

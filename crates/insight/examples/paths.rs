@@ -11,23 +11,15 @@ use std::time::Instant;
 use gatewatch_insight::paths::{Limits, PathGroups};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let shared = std::env::var_os("GATEWATCH_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
+    let shared = std::env::var_os("GATEWATCH_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let mut files: Vec<PathBuf> = Vec::new();
     let mut show = false;
     for argument in std::env::args().skip(1) {
-        if argument == "--groups" {
-            show = true
-        } else {
-            files.push(argument.into())
-        }
+        if argument == "--groups" { show = true } else { files.push(argument.into()) }
     }
     if files.is_empty() {
-        files = ["paths-github.tsv", "paths-kubernetes.tsv"]
-            .map(|f| shared.join("traffic").join(f))
-            .to_vec();
+        files = ["paths-github.tsv", "paths-kubernetes.tsv"].map(|f| shared.join("traffic").join(f)).to_vec();
     }
     for file in &files {
         for seed in ["1", "2", "3"] {
@@ -45,14 +37,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn measure(name: &str, seed: &str, text: &str, show: bool) {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
-    let requests: Vec<(&str, &str)> = lines
-        .iter()
-        .filter_map(|line| Some((*line.get(1)?, *line.get(2)?)))
-        .collect();
-    let mut groups = PathGroups::new(Limits {
-        max_groups: 1_000,
-        ..Limits::default()
-    });
+    let requests: Vec<(&str, &str)> =
+        lines.iter().filter_map(|line| Some((*line.get(1)?, *line.get(2)?))).collect();
+    let mut groups = PathGroups::new(Limits { max_groups: 1_000, ..Limits::default() });
     let (mut right, mut all, mut worst) = (0_u32, 0_u32, 0_u128);
     let mut wrong: HashMap<(&str, String), u32> = HashMap::new();
     let mut names: Vec<String> = Vec::new();

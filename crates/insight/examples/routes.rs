@@ -17,12 +17,7 @@ fn rules(count: usize) -> Vec<Rule> {
                 4 => (Some(format!("host{i}.example.com")), "/*".to_owned()),
                 _ => (Some("api.example.com".to_owned()), format!("/v1/thing{i}/*")),
             };
-            Rule {
-                domain,
-                path: Some(path),
-                service: format!("service-{}", i % 50),
-                priority: 1,
-            }
+            Rule { domain, path: Some(path), service: format!("service-{}", i % 50), priority: 1 }
         })
         .collect()
 }
@@ -54,9 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
                 each = each.min(started.elapsed().as_secs_f64() * 1e9 / f64::from(rounds));
             }
-            let service = routes
-                .service(host.as_bytes(), path.as_bytes())
-                .map_or("-", |id| routes.name(id));
+            let service = routes.service(host.as_bytes(), path.as_bytes()).map_or("-", |id| routes.name(id));
             println!("      {each:>6.1} ns  {host}{path} -> {service}");
         }
     }

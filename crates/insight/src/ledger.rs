@@ -48,9 +48,7 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self {
-            lost: REASONS.into_iter().map(|key| (key, 0)).collect(),
-        }
+        Self { lost: REASONS.into_iter().map(|key| (key, 0)).collect() }
     }
 }
 
@@ -80,9 +78,6 @@ impl Ledger {
     /// Requests that ended and are not reported.
     #[must_use]
     pub fn requests_lost(&self) -> u64 {
-        self.rows()
-            .filter(|(stage, ..)| *stage != Stage::Export)
-            .map(|(_, _, n)| n)
-            .sum()
+        self.rows().filter(|(stage, ..)| *stage != Stage::Export).map(|(_, _, n)| n).sum()
     }
 }

@@ -42,10 +42,7 @@ impl FileKey {
     /// When the file cannot be seen.
     pub fn of(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
-        Ok(Self {
-            device: meta.st_dev(),
-            inode: meta.st_ino(),
-        })
+        Ok(Self { device: meta.st_dev(), inode: meta.st_ino() })
     }
 }
 
@@ -174,14 +171,9 @@ impl Binary {
     /// # Errors
     /// Why the file cannot be watched.
     pub fn inspect(path: &Path, debug_dir: &Path) -> Result<Self, BinaryError> {
-        let unreadable = |source| BinaryError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let not_elf = |error: object::Error| BinaryError::NotElf {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        };
+        let unreadable = |source| BinaryError::Unreadable { path: path.to_owned(), source };
+        let not_elf =
+            |error: object::Error| BinaryError::NotElf { path: path.to_owned(), reason: error.to_string() };
         let key = FileKey::of(path).map_err(unreadable)?;
         let cache = ReadCache::new(File::open(path).map_err(unreadable)?);
         let file = object::File::parse(&cache).map_err(not_elf)?;
@@ -191,32 +183,21 @@ impl Binary {
                 reason: format!("{:?}", file.format()),
             });
         }
-        let marks = Marks::find(&file).ok_or_else(|| BinaryError::NotNginx {
-            path: path.to_owned(),
-        })?;
+        let marks = Marks::find(&file).ok_or_else(|| BinaryError::NotNginx { path: path.to_owned() })?;
 
         let mut found = Symbols::default();
         found.read(&file);
         let mut remarks = Vec::new();
         let mut candidates = Vec::new();
         match dwarf::layout(&file) {
-            Ok(Some(layout)) => candidates.push(Candidate {
-                layout,
-                source: Source::Dwarf,
-            }),
+            Ok(Some(layout)) => candidates.push(Candidate { layout, source: Source::Dwarf }),
             Ok(None) => {}
             Err(error) => remarks.push(format!("its debug information is damaged: {error}")),
         }
         if let Some(debug) = debug_file(&file, debug_dir) {
             match read_debug_file(&debug, &mut found) {
-                Ok(Some(layout)) => candidates.push(Candidate {
-                    layout,
-                    source: Source::DebugFile(debug),
-                }),
-                Ok(None) => remarks.push(format!(
-                    "{} does not describe nginx's structures",
-                    debug.display()
-                )),
+                Ok(Some(layout)) => candidates.push(Candidate { layout, source: Source::DebugFile(debug) }),
+                Ok(None) => remarks.push(format!("{} does not describe nginx's structures", debug.display())),
                 Err(reason) => remarks.push(format!("{} cannot be used: {reason}", debug.display())),
             }
         }
@@ -227,11 +208,7 @@ impl Binary {
             let same = row.version == marks.version && row.signature == marks.signature;
             Candidate {
                 layout: *row.layout,
-                source: if same {
-                    Source::Table(row)
-                } else {
-                    Source::Near(row)
-                },
+                source: if same { Source::Table(row) } else { Source::Near(row) },
             }
         }));
         let mut seen = Vec::new();
@@ -296,22 +273,12 @@ impl Marks {
                     .and_then(|found| Some((text(found.get(1)?.as_bytes()), text(found.get(2)?.as_bytes()))));
             }
             if signature.is_none() {
-                signature = SIGNATURE
-                    .as_ref()
-                    .and_then(|r| r.find(data))
-                    .map(|found| text(found.as_bytes()));
+                signature = SIGNATURE.as_ref().and_then(|r| r.find(data)).map(|found| text(found.as_bytes()));
             }
         };
-        let strings = |kind| {
-            matches!(
-                kind,
-                object::SectionKind::ReadOnlyData | object::SectionKind::ReadOnlyString
-            )
-        };
-        for section in file
-            .sections()
-            .filter(|s| strings(s.kind()) && s.size() <= STRINGS_MAX)
-        {
+        let strings =
+            |kind| matches!(kind, object::SectionKind::ReadOnlyData | object::SectionKind::ReadOnlyString);
+        for section in file.sections().filter(|s| strings(s.kind()) && s.size() <= STRINGS_MAX) {
             search(section.data().unwrap_or_default());
         }
         if file.sections().next().is_none() {
@@ -321,11 +288,7 @@ impl Marks {
             }
         }
         let (product, version) = version?;
-        Some(Self {
-            product,
-            version,
-            signature: signature?,
-        })
+        Some(Self { product, version, signature: signature? })
     }
 }
 
@@ -355,28 +318,27 @@ impl Symbols {
 
     /// Uprobes stand at offsets in the file, not at addresses.
     fn file_offsets<'a>(&self, file: &impl Object<'a>) -> BTreeMap<&'static str, u64> {
-        let offset_of = |address: u64| {
-            file.segments().find_map(|segment| {
-                let inside = address.checked_sub(segment.address())?;
-                let (offset, size) = segment.file_range();
-                (inside < size).then(|| offset + inside)
-            })
-        };
         self.functions
             .iter()
-            .filter_map(|(name, address)| Some((*name, offset_of(*address)?)))
+            .filter_map(|(name, address)| Some((*name, file_offset(file, *address)?)))
             .collect()
     }
+}
+
+/// Where what is loaded at an address stands in the file.
+pub(crate) fn file_offset<'a>(file: &impl Object<'a>, address: u64) -> Option<u64> {
+    file.segments().find_map(|segment| {
+        let inside = address.checked_sub(segment.address())?;
+        let (offset, size) = segment.file_range();
+        (inside < size).then(|| offset + inside)
+    })
 }
 
 fn debug_file<'a>(file: &impl Object<'a>, debug_dir: &Path) -> Option<PathBuf> {
     let id = file.build_id().ok()??;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let (first, rest) = id.split_first()?;
-    let path = debug_dir
-        .join(".build-id")
-        .join(hex(&[*first]))
-        .join(hex(rest) + ".debug");
+    let path = debug_dir.join(".build-id").join(hex(&[*first])).join(hex(rest) + ".debug");
     path.exists().then_some(path)
 }
 

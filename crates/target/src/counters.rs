@@ -43,31 +43,16 @@ impl Counters {
     /// (built without `stub_status`).
     pub fn open(root: &ProcRoot, pid: u32, binary: &Binary) -> io::Result<Self> {
         let memory = File::open(root.path().join(pid.to_string()).join("mem"))?;
-        let base = if binary.position_independent {
-            load_address(root, pid)?
-        } else {
-            0
-        };
+        let base = if binary.position_independent { load_address(root, pid)? } else { 0 };
         let read = |name: &str| {
             let address = binary.counters.get(name).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "the gateway was built without stub_status",
-                )
+                io::Error::new(io::ErrorKind::NotFound, "the gateway was built without stub_status")
             })?;
             read_u64(&memory, base.wrapping_add(*address))
         };
-        let (requests, reading, writing) = (
-            read("ngx_stat_requests")?,
-            read("ngx_stat_reading")?,
-            read("ngx_stat_writing")?,
-        );
-        Ok(Self {
-            memory,
-            requests,
-            reading,
-            writing,
-        })
+        let (requests, reading, writing) =
+            (read("ngx_stat_requests")?, read("ngx_stat_reading")?, read("ngx_stat_writing")?);
+        Ok(Self { memory, requests, reading, writing })
     }
 
     /// Reads them now.
@@ -78,10 +63,7 @@ impl Counters {
         // A request that begins between the reads is then open and not counted: never the other way round.
         let open = read_u64(&self.memory, self.reading)?.wrapping_add(read_u64(&self.memory, self.writing)?);
         let requests = read_u64(&self.memory, self.requests)?;
-        Ok(Reading {
-            requests,
-            open: if open > requests { 0 } else { open },
-        })
+        Ok(Reading { requests, open: if open > requests { 0 } else { open } })
     }
 }
 
@@ -98,10 +80,7 @@ fn load_address(root: &ProcRoot, pid: u32) -> io::Result<u64> {
     let exact = mapped.get(&exe).copied();
     let by_name = || {
         let name = exe.file_name()?;
-        mapped
-            .iter()
-            .find(|(path, _)| Path::new(path).file_name() == Some(name))
-            .map(|(_, base)| *base)
+        mapped.iter().find(|(path, _)| Path::new(path).file_name() == Some(name)).map(|(_, base)| *base)
     };
     exact.or_else(by_name).ok_or_else(gone)
 }

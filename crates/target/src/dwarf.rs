@@ -32,18 +32,10 @@ struct Types {
 /// # Errors
 /// When the DWARF is damaged.
 pub fn layout<'a>(file: &impl Object<'a>) -> Result<Option<Layout>, gimli::Error> {
-    let endian = if file.is_little_endian() {
-        RunTimeEndian::Little
-    } else {
-        RunTimeEndian::Big
-    };
+    let endian = if file.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
     let sections = gimli::DwarfSections::load(|id| {
         let section = file.section_by_name(id.name());
-        Ok::<_, gimli::Error>(
-            section
-                .and_then(|s| s.uncompressed_data().ok())
-                .unwrap_or(Cow::Borrowed(&[])),
-        )
+        Ok::<_, gimli::Error>(section.and_then(|s| s.uncompressed_data().ok()).unwrap_or(Cow::Borrowed(&[])))
     })?;
     let dwarf = sections.borrow(|section| EndianSlice::new(section, endian));
     Ok(read_types(&dwarf)?.layout())
@@ -82,19 +74,11 @@ fn read_types(dwarf: &gimli::Dwarf<Slice<'_>>) -> Result<Types, gimli::Error> {
             }
             match entry.tag() {
                 gimli::DW_TAG_structure_type => {
-                    let Some(size) = entry
-                        .attr_value(gimli::DW_AT_byte_size)
-                        .and_then(|v| v.udata_value())
+                    let Some(size) = entry.attr_value(gimli::DW_AT_byte_size).and_then(|v| v.udata_value())
                     else {
                         continue; // a declaration only
                     };
-                    types.structs.insert(
-                        here,
-                        Struct {
-                            size,
-                            members: Vec::new(),
-                        },
-                    );
+                    types.structs.insert(here, Struct { size, members: Vec::new() });
                     if let Some(name) = name {
                         types.names.entry(name).or_insert(here);
                     }
@@ -102,9 +86,8 @@ fn read_types(dwarf: &gimli::Dwarf<Slice<'_>>) -> Result<Types, gimli::Error> {
                 }
                 gimli::DW_TAG_member => {
                     let Some((above, structure)) = owner else { continue };
-                    let offset = entry
-                        .attr_value(gimli::DW_AT_data_member_location)
-                        .and_then(|v| v.udata_value());
+                    let offset =
+                        entry.attr_value(gimli::DW_AT_data_member_location).and_then(|v| v.udata_value());
                     let (Some(name), Some(offset), true) = (name, offset, depth == above + 1) else {
                         continue;
                     };
@@ -138,9 +121,7 @@ impl Types {
     }
 
     fn named(&self, names: &[&str]) -> Option<&Struct> {
-        names
-            .iter()
-            .find_map(|name| self.resolve(*self.names.get(*name)?))
+        names.iter().find_map(|name| self.resolve(*self.names.get(*name)?))
     }
 
     /// The offset of `path` ("headers_in.host") in a structure.

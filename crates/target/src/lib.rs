@@ -6,5 +6,6 @@ pub mod binary;
 pub mod counters;
 mod dwarf;
 pub mod layout;
+pub mod lua;
 pub mod process;
 pub mod table;

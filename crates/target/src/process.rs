@@ -41,14 +41,7 @@ impl Default for ProcRoot {
     /// `/host/proc` where the host's is mounted there, else `/proc`.
     fn default() -> Self {
         let host = Path::new("/host/proc");
-        Self(
-            if host.join("1/stat").exists() {
-                host
-            } else {
-                Path::new("/proc")
-            }
-            .to_owned(),
-        )
+        Self(if host.join("1/stat").exists() { host } else { Path::new("/proc") }.to_owned())
     }
 }
 
@@ -75,15 +68,8 @@ impl ProcRoot {
     pub fn pid_namespace(&self) -> u32 {
         /// The first namespace's, fixed in the kernel (`PROC_PID_INIT_INO`).
         const FIRST: u32 = 0xefff_fffc;
-        let of = if self.0 == Path::new("/proc") {
-            "self/ns/pid"
-        } else {
-            "1/ns/pid"
-        };
-        fs::metadata(self.0.join(of))
-            .ok()
-            .and_then(|meta| u32::try_from(meta.st_ino()).ok())
-            .unwrap_or(FIRST)
+        let of = if self.0 == Path::new("/proc") { "self/ns/pid" } else { "1/ns/pid" };
+        fs::metadata(self.0.join(of)).ok().and_then(|meta| u32::try_from(meta.st_ino()).ok()).unwrap_or(FIRST)
     }
 
     /// Processes whose name (`comm`) or program is one of `names`.
@@ -92,9 +78,7 @@ impl ProcRoot {
         let Ok(all) = procfs::process::all_processes_with_root(&self.0) else {
             return Vec::new();
         };
-        all.filter_map(Result::ok)
-            .filter_map(|process| self.gateway(&process, names))
-            .collect()
+        all.filter_map(Result::ok).filter_map(|process| self.gateway(&process, names)).collect()
     }
 
     /// The same for one process.
@@ -115,21 +99,14 @@ impl ProcRoot {
         let named = |name: &str| names.iter().any(|wanted| wanted == name);
         let program = || {
             let exe = process.exe().ok()?;
-            Some(
-                exe.file_name()?
-                    .to_string_lossy()
-                    .trim_end_matches(" (deleted)")
-                    .to_owned(),
-            )
+            Some(exe.file_name()?.to_string_lossy().trim_end_matches(" (deleted)").to_owned())
         };
         if !named(&stat.comm) && !program().is_some_and(|name| named(&name)) {
             return None;
         }
         // A title that a process gives itself often ends in NULs or spaces.
         let title = process.cmdline().unwrap_or_default().join(" ").trim().to_owned();
-        let is_worker = title
-            .strip_prefix("nginx: ")
-            .is_some_and(|role| !role.starts_with("master process"));
+        let is_worker = title.strip_prefix("nginx: ").is_some_and(|role| !role.starts_with("master process"));
         Some(GatewayProcess {
             pid: u32::try_from(stat.pid).ok()?,
             parent: u32::try_from(stat.ppid).unwrap_or(0),
@@ -179,11 +156,7 @@ impl ProcRoot {
                 _ => None,
             })
             .collect();
-        let entries = process
-            .tcp()
-            .unwrap_or_default()
-            .into_iter()
-            .chain(process.tcp6().unwrap_or_default());
+        let entries = process.tcp().unwrap_or_default().into_iter().chain(process.tcp6().unwrap_or_default());
         entries
             .filter(|entry| entry.state == procfs::net::TcpState::Listen && sockets.contains(&entry.inode))
             .map(|entry| entry.local_address.port())

@@ -19,17 +19,10 @@ fn units(text: &[u8]) -> impl Iterator<Item = Unit> {
     std::iter::from_fn(move || {
         let rest = text.get(at..)?;
         let &first = rest.first()?;
-        let (value, len) = if first == b'%' {
-            escape_at(rest).unwrap_or((first, 1))
-        } else {
-            (first, 1)
-        };
+        let (value, len) = if first == b'%' { escape_at(rest).unwrap_or((first, 1)) } else { (first, 1) };
         let start = at;
         at = at.saturating_add(len);
-        Some(Unit {
-            value,
-            hit: Hit { start, end: at },
-        })
+        Some(Unit { value, hit: Hit { start, end: at } })
     })
 }
 
@@ -66,17 +59,12 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// The first of `wanted`, raw or escaped.
 pub(super) fn find(text: &[u8], wanted: &[u8]) -> Option<Hit> {
-    units(text)
-        .find(|unit| wanted.contains(&unit.value))
-        .map(|unit| unit.hit)
+    units(text).find(|unit| wanted.contains(&unit.value)).map(|unit| unit.hit)
 }
 
 /// The last of `wanted`, raw or escaped.
 pub(super) fn find_last(text: &[u8], wanted: &[u8]) -> Option<Hit> {
-    units(text)
-        .filter(|unit| wanted.contains(&unit.value))
-        .last()
-        .map(|unit| unit.hit)
+    units(text).filter(|unit| wanted.contains(&unit.value)).last().map(|unit| unit.hit)
 }
 
 /// The first of `wanted` that is escaped.
@@ -93,10 +81,7 @@ pub(super) fn find_double(text: &[u8], wanted: u8) -> Option<Hit> {
         if unit.value != wanted {
             before = None;
         } else if let Some(first) = before {
-            return Some(Hit {
-                start: first.start,
-                end: unit.hit.end,
-            });
+            return Some(Hit { start: first.start, end: unit.hit.end });
         } else {
             before = Some(unit.hit);
         }

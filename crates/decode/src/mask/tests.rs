@@ -7,11 +7,7 @@ const JWT: &str =
 
 #[track_caller]
 fn target(input: &str, expected: &str) {
-    assert_eq!(
-        Masker::default().mask_target(input.as_bytes()),
-        expected,
-        "{input}"
-    );
+    assert_eq!(Masker::default().mask_target(input.as_bytes()), expected, "{input}");
 }
 
 #[test]
@@ -53,10 +49,7 @@ fn queries() {
     target("/a?a=1?token=x", "/a?a=***");
     target("/a??token=x", "/a?***=***");
     target("/a?&&a=1&", "/a?&&a=***&");
-    target(
-        "/a?filter%5Bname%5d=x&ids[]=1",
-        "/a?filter%5Bname%5d=***&ids[]=***",
-    );
+    target("/a?filter%5Bname%5d=x&ids[]=1", "/a?filter%5Bname%5d=***&ids[]=***");
     target("/a?to%6Ben=x", "/a?***=***");
     target("/a?token%3Dx", "/a?***");
     target("/a?token%3Dx=1", "/a?***=***");
@@ -91,14 +84,8 @@ fn credentials_in_urls() {
     target("user:pass@host:443", "***@host:443");
     target("/proxy/http://user:pass@host/a", "/proxy/http://***@host/a");
     target("/proxy/http:/user:pass@host/a", "/proxy/http:/***@host/a");
-    target(
-        "/proxy/http%3A%2F%2Fuser%3Apass%40host%2Fa",
-        "/proxy/http%3A%2F%2F***%40host%2Fa",
-    );
-    target(
-        "/proxy/http%253A%252F%252Fu%253Ap%2540host",
-        "/proxy/http%253A%252F%252F***%2540host",
-    );
+    target("/proxy/http%3A%2F%2Fuser%3Apass%40host%2Fa", "/proxy/http%3A%2F%2F***%40host%2Fa");
+    target("/proxy/http%253A%252F%252Fu%253Ap%2540host", "/proxy/http%253A%252F%252F***%2540host");
     target("/user%3Apass%40host", "/***%40host");
 }
 
@@ -142,14 +129,8 @@ fn headers() {
         assert_eq!(header(same), same);
     }
     assert_eq!(header("user:pass@host:80"), "***@host:80");
-    assert_eq!(
-        header("http://u:p@10.0.0.1:80/x?a=b"),
-        "http://***@10.0.0.1:80/x?a=***"
-    );
-    assert_eq!(
-        header("agent (http://u:p@h) Bearer abc, x"),
-        "agent (http://***@h) Bearer ***, x"
-    );
+    assert_eq!(header("http://u:p@10.0.0.1:80/x?a=b"), "http://***@10.0.0.1:80/x?a=***");
+    assert_eq!(header("agent (http://u:p@h) Bearer abc, x"), "agent (http://***@h) Bearer ***, x");
     assert_eq!(header(&format!("x {JWT}")), "x ***");
     assert_eq!(masker.mask_user_agent(b"curl/8.5.0"), "curl/8.5.0");
 }
@@ -198,10 +179,7 @@ fn patterns() {
     // Overlapping matches of two patterns: neither leaves a rest of the other.
     assert_eq!(masker(&["abc", "bcd"]).unwrap().mask_target(b"/abcd/"), "/***/");
     // A pattern that eats the `?` cannot lay the query open.
-    assert_eq!(
-        masker(&["a\\?"]).unwrap().mask_target(b"/a?token=x"),
-        "/***token=***"
-    );
+    assert_eq!(masker(&["a\\?"]).unwrap().mask_target(b"/a?token=x"), "/***token=***");
     let error = masker(&["fine", "("]).unwrap_err();
     assert!(matches!(error, MaskError::Pattern { index: 1, .. }), "{error}");
     assert!(!error.to_string().contains('\n'), "{error}");
@@ -221,17 +199,13 @@ impl Random {
     }
 
     fn joined(&mut self, parts: &[&[u8]], most: usize) -> Vec<u8> {
-        (0..self.below(most + 1))
-            .flat_map(|_| parts[self.below(parts.len())].to_vec())
-            .collect()
+        (0..self.below(most + 1)).flat_map(|_| parts[self.below(parts.len())].to_vec()).collect()
     }
 }
 
 /// Any eight characters of the secret would be a leak.
 fn leaks(output: &str, secret: &[u8]) -> bool {
-    secret
-        .windows(8)
-        .any(|part| memchr::memmem::find(output.as_bytes(), part).is_some())
+    secret.windows(8).any(|part| memchr::memmem::find(output.as_bytes(), part).is_some())
 }
 
 #[test]
@@ -302,23 +276,15 @@ fn planted_secrets_never_appear() {
         text.extend(if bare { &b"&"[..] } else { &b""[..] });
         text.extend(random.joined(noise, 8));
         let output = masker.mask_target(&text);
-        assert!(
-            !leaks(&output, &secret),
-            "round {round}: {} -> {output}",
-            String::from_utf8_lossy(&text)
-        );
+        assert!(!leaks(&output, &secret), "round {round}: {} -> {output}", String::from_utf8_lossy(&text));
     }
 }
 
 /// Without a raw `?`: behind an escaped one, in telling keys, as the password of a URL.
 #[test]
 fn planted_outside_the_query() {
-    let before: &[&[u8]] = &[
-        b"/", b"/a", b"/b.c", b"/%C3%A9", b"/a-b", b"/\xff", b"//", b"/a;b", b"/%2F",
-    ];
-    let after: &[&[u8]] = &[
-        b"/", b"a", b"&b=1", b";c", b"%26", b"%2F", b"?x=1", b"#y", b"\xff", b"@",
-    ];
+    let before: &[&[u8]] = &[b"/", b"/a", b"/b.c", b"/%C3%A9", b"/a-b", b"/\xff", b"//", b"/a;b", b"/%2F"];
+    let after: &[&[u8]] = &[b"/", b"a", b"&b=1", b";c", b"%26", b"%2F", b"?x=1", b"#y", b"\xff", b"@"];
     let alphabet = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789";
     let mut random = Random(0xfeed);
     let masker = Masker::default();
@@ -345,11 +311,7 @@ fn planted_outside_the_query() {
         text.extend(close);
         text.extend(random.joined(after, 4));
         let output = masker.mask_target(&text);
-        assert!(
-            !leaks(&output, &secret),
-            "round {round}: {} -> {output}",
-            String::from_utf8_lossy(&text)
-        );
+        assert!(!leaks(&output, &secret), "round {round}: {} -> {output}", String::from_utf8_lossy(&text));
     }
 }
 
@@ -389,9 +351,7 @@ fn hostile_input_is_cheap_and_safe() {
     let mut random = Random(3);
     for _ in 0..50_000 {
         let len = random.below(64);
-        let bytes: Vec<u8> = (0..len)
-            .map(|_| u8::try_from(random.below(256)).unwrap())
-            .collect();
+        let bytes: Vec<u8> = (0..len).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
         masker.mask_target(&bytes);
         masker.mask_header(&bytes);
     }

@@ -81,10 +81,7 @@ pub(super) fn is_telling_key(key: &[u8]) -> bool {
     plain.retain(|byte| !matches!(byte, b'-' | b'_'));
     plain.make_ascii_lowercase();
     // `a,token`, `?token` and `x token`: only the word before the `=` counts.
-    let word = plain
-        .rsplit(|byte| !byte.is_ascii_alphanumeric())
-        .next()
-        .unwrap_or_default();
+    let word = plain.rsplit(|byte| !byte.is_ascii_alphanumeric()).next().unwrap_or_default();
     TELLING_KEYS.binary_search(&word).is_ok()
 }
 
@@ -120,11 +117,7 @@ pub(super) fn mask(text: &[u8], out: &mut Vec<u8>) {
 
 /// Whether a text, escaped or not, holds a secret.
 pub(super) fn holds_secret(text: &[u8]) -> bool {
-    let text = if text.contains(&b'%') {
-        Cow::Owned(escape::decode(text))
-    } else {
-        Cow::Borrowed(text)
-    };
+    let text = if text.contains(&b'%') { Cow::Owned(escape::decode(text)) } else { Cow::Borrowed(text) };
     holds_secret_plain(&text)
 }
 
@@ -153,9 +146,7 @@ fn secret_in(run: &[u8]) -> Option<usize> {
         return None;
     }
     if let Some(at) = run.windows(3).position(|three| three == b"eyJ")
-        && run
-            .get(at..)
-            .is_some_and(|rest| rest.len() >= MIN_BYTES && rest.contains(&b'.'))
+        && run.get(at..).is_some_and(|rest| rest.len() >= MIN_BYTES && rest.contains(&b'.'))
     {
         return Some(at);
     }
@@ -177,13 +168,10 @@ fn begins_vendor_token(run: &[u8], at: usize) -> bool {
     if inside_word || !matches!(rest.first(), Some(b'g' | b'h' | b'n' | b'r' | b's' | b'x')) {
         return false;
     }
-    PREFIXES
-        .iter()
-        .filter_map(|prefix| rest.strip_prefix(*prefix))
-        .any(|key| {
-            // The first characters decide, so that a run full of prefixes stays cheap.
-            key.len() >= 16 && key.iter().take(64).any(u8::is_ascii_digit)
-        })
+    PREFIXES.iter().filter_map(|prefix| rest.strip_prefix(*prefix)).any(|key| {
+        // The first characters decide, so that a run full of prefixes stays cheap.
+        key.len() >= 16 && key.iter().take(64).any(u8::is_ascii_digit)
+    })
 }
 
 /// `AKIA` or `ASIA` and 16 capitals and digits.
@@ -230,11 +218,7 @@ fn is_random(run: &[u8]) -> bool {
         .filter(|(a, b)| a != b && *a != Kind::Other && *b != Kind::Other)
         .count();
     // Without digits it may be a camelCase name, where a third of the neighbours change.
-    if digits >= 3 {
-        changes * 3 >= run.len()
-    } else {
-        changes * 20 >= run.len() * 9
-    }
+    if digits >= 3 { changes * 3 >= run.len() } else { changes * 20 >= run.len() * 9 }
 }
 
 /// `8-4-4-4-12` hexadecimal digits.

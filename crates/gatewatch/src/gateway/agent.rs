@@ -1,6 +1,11 @@
 //! The hot loop: one thread that owns its state; drain, decode, attribute, fold, and on.
 
-use std::{borrow::Cow, io, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    io,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use gatewatch_capture::{
@@ -26,6 +31,7 @@ use gatewatch_target::{binary::BinaryError, process::ProcRoot};
 
 use super::{
     fleet::Fleet,
+    lua::LuaProbes,
     proof::{Outcome, Watched},
     publish,
     watch::{self, Finding, Watcher},
@@ -52,6 +58,7 @@ pub struct Agent {
     window: publish::Window,
     next_tick_ns: u64,
     exited: Vec<u32>,
+    lua: LuaProbes,
 }
 
 /// What a record needs on its way to being counted: apart from the probe, so that both can be borrowed.
@@ -71,7 +78,7 @@ impl Agent {
     ///
     /// # Errors
     /// The kernel's refusal, or a configuration that does not hold.
-    pub fn new(config: &Config, exchange: Arc<Exchange>) -> Result<Self> {
+    pub fn new(config: &Config, exchange: Arc<Exchange>, lua_wanted: Arc<AtomicBool>) -> Result<Self> {
         let root = ProcRoot::default();
         let names = settings::process_names(config);
         let mut log = Log::new(settings::log(config), io::stdout()).context("cannot start the log")?;
@@ -122,6 +129,7 @@ impl Agent {
             window: publish::Window::new(clock::monotonic(), config.stats.interval),
             next_tick_ns: 0,
             exited: Vec::new(),
+            lua: LuaProbes::new(lua_wanted),
         })
     }
 
@@ -159,12 +167,7 @@ impl Agent {
     }
 
     fn drain(&mut self) -> usize {
-        let Self {
-            probe,
-            watched,
-            folding,
-            ..
-        } = self;
+        let Self { probe, watched, folding, .. } = self;
         let mut changed = false;
         let read = probe.drain(BATCH, |bytes| changed |= folding.record(probe, watched, bytes));
         if changed {
@@ -211,18 +214,14 @@ impl Agent {
                         | BinaryError::NoFunction { .. }
                         | BinaryError::NoLayout { .. } => Level::Error,
                     };
-                    let text = format!(
-                        "process {} ({}) is not watched: {error}",
-                        process.pid, process.title
-                    );
+                    let text = format!("process {} ({}) is not watched: {error}", process.pid, process.title);
                     self.folding.say(level, &text);
                 }
                 Finding::Gone(key) => {
                     for place in &mut self.watched {
                         if place.as_ref().is_some_and(|watched| watched.binary.key == key) {
                             *place = None;
-                            self.folding
-                                .say(Level::Info, "a gateway's binary is no longer run: let go");
+                            self.folding.say(Level::Info, "a gateway's binary is no longer run: let go");
                         }
                     }
                 }
@@ -236,11 +235,7 @@ impl Agent {
         binary: &Arc<gatewatch_target::binary::Binary>,
         process: &gatewatch_target::process::GatewayProcess,
     ) {
-        let free = self
-            .watched
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.watched.len());
+        let free = self.watched.iter().position(Option::is_none).unwrap_or(self.watched.len());
         let id = match u16::try_from(free).ok().filter(|id| *id < LAYOUTS_MAX) {
             Some(id) => id,
             None => {
@@ -258,15 +253,10 @@ impl Agent {
         let Some(end) = site("ngx_http_free_request") else {
             return;
         };
-        let sites = Sites {
-            start: site("ngx_http_process_request").filter(|_| !self.lean),
-            end,
-        };
+        let sites = Sites { start: site("ngx_http_process_request").filter(|_| !self.lean), end };
         let exe = self.folding.root.exe(process.pid);
-        let attached = self
-            .probe
-            .set_layout(id, &first.layout)
-            .and_then(|()| self.probe.attach(&exe, sites, id));
+        let attached =
+            self.probe.set_layout(id, &first.layout).and_then(|()| self.probe.attach(&exe, sites, id));
         match attached {
             Ok(attachment) => {
                 let text = format!(
@@ -277,7 +267,7 @@ impl Agent {
                 for remark in &binary.remarks {
                     self.folding.say(Level::Warn, remark);
                 }
-                let watched = Watched::new(Arc::clone(binary), attachment);
+                let watched = Watched::new(Arc::clone(binary), process.pid, attachment);
                 match self.watched.get_mut(free) {
                     Some(place) => *place = Some(watched),
                     None => self.watched.push(Some(watched)),
@@ -296,37 +286,27 @@ impl Agent {
         self.folding.fleet.calibrate(&self.probe);
         let sums = self.folding.fleet.sums(&self.probe);
         let ledger = &mut self.folding.ledger;
-        ledger.set(
-            Stage::Capture,
-            "ring_full",
-            sums.iter().map(|sums| sums.ring_full).sum(),
-        );
-        ledger.set(
-            Stage::Capture,
-            "worker_died",
-            sums.iter().map(|sums| sums.died).sum(),
-        );
+        ledger.set(Stage::Capture, "ring_full", sums.iter().map(|sums| sums.ring_full).sum());
+        ledger.set(Stage::Capture, "worker_died", sums.iter().map(|sums| sums.died).sum());
         ledger.set(Stage::Capture, "worker_table_full", self.probe.no_worker());
         ledger.set(Stage::Export, "log_blocked", self.folding.log.lost());
+        let requests = self.folding.traffic.all().requests();
+        for (level, text) in self.lua.tick(&mut self.probe, &self.folding.root, &self.watched, requests) {
+            self.folding.say(level, &text);
+        }
         if self.window.is_over(now) {
             self.say_statistics(now);
         }
     }
 
     fn say_statistics(&mut self, now: u64) {
-        let in_flight = (!self.lean).then(|| {
-            self.folding
-                .fleet
-                .sums(&self.probe)
-                .iter()
-                .map(|s| s.in_flight)
-                .sum()
-        });
+        let in_flight =
+            (!self.lean).then(|| self.folding.fleet.sums(&self.probe).iter().map(|s| s.in_flight).sum());
+        if let Some(cost) = self.lua.cost(&self.probe, self.folding.traffic.all().requests()) {
+            self.folding.say(Level::Info, &cost);
+        }
         self.folding.traffic.rotate();
-        self.window.begin(
-            now,
-            publish::statistics(&self.folding.traffic, self.window.seconds(now)),
-        );
+        self.window.begin(now, publish::statistics(&self.folding.traffic, self.window.seconds(now)));
         let lost = self.folding.ledger.requests_lost();
         self.folding.log.statistics(
             now + self.folding.clock_offset,
@@ -376,8 +356,7 @@ impl Folding {
             if let Some(worker) = probe.worker(row) {
                 let traffic = &mut self.traffic;
                 let binary = binary.as_ref().map(|watched| &*watched.binary);
-                self.fleet
-                    .join(row, &worker, binary, |name| traffic.gateway(name));
+                self.fleet.join(row, &worker, binary, |name| traffic.gateway(name));
             }
         }
         if let Some(instance) = self.fleet.instance_of(row) {
@@ -452,8 +431,7 @@ impl Folding {
         for tried in request.told_tries() {
             let peer = self.masker.mask_header(tried.peer);
             let duration = u64::from(tried.response_ms.unwrap_or(0)) * 1_000_000;
-            self.traffic
-                .observe_upstream(gateway, place.service, &peer, duration);
+            self.traffic.observe_upstream(gateway, place.service, &peer, duration);
         }
         if self.log.writes_requests() {
             self.log_request(&request, place, host, ended_ns);
@@ -480,11 +458,7 @@ impl Folding {
             host,
             user_agent: self.masker.mask_user_agent(request.user_agent),
             remote: self.masker.mask_remote_addr(&remote),
-            peers: request
-                .told_tries()
-                .iter()
-                .map(|tried| self.masker.mask_header(tried.peer))
-                .collect(),
+            peers: request.told_tries().iter().map(|tried| self.masker.mask_header(tried.peer)).collect(),
             ended_ns,
         };
         self.log.request(request, &details);

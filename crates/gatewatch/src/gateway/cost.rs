@@ -7,17 +7,10 @@ use gatewatch_export::snapshot::Agent;
 /// Reads it now; zeros where `/proc` does not tell.
 pub fn read() -> Agent {
     let schedstat = |path: std::path::PathBuf| -> Option<u64> {
-        fs::read_to_string(path)
-            .ok()?
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
+        fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
     };
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let cpu_ns = threads
-        .filter_map(|thread| schedstat(thread.path().join("schedstat")))
-        .sum();
+    let cpu_ns = threads.filter_map(|thread| schedstat(thread.path().join("schedstat"))).sum();
     let resident_kib = fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {
@@ -25,8 +18,5 @@ pub fn read() -> Agent {
             line.split_whitespace().next()?.parse::<u64>().ok()
         })
         .unwrap_or(0);
-    Agent {
-        cpu_ns,
-        resident_bytes: resident_kib * 1024,
-    }
+    Agent { cpu_ns, resident_bytes: resident_kib * 1024 }
 }

@@ -117,13 +117,7 @@ pub struct Fleet {
 impl Fleet {
     /// None yet.
     pub fn new(root: ProcRoot, names: Vec<String>, rules: Vec<NameRule>) -> Self {
-        Self {
-            root,
-            names,
-            rules,
-            members: HashMap::new(),
-            instances: Vec::new(),
-        }
+        Self { root, names, rules, members: HashMap::new(), instances: Vec::new() }
     }
 
     /// The instance of the worker in this row, if its first record was seen to.
@@ -135,9 +129,7 @@ impl Fleet {
     /// Makes the worker in a row known. `id` gives an instance's name its id.
     pub fn join(&mut self, row: u32, worker: &Worker, binary: Option<&Binary>, id: impl FnOnce(&str) -> u32) {
         let process = self.root.gateway_at(worker.agent_pid, &self.names);
-        let master = process
-            .as_ref()
-            .map(|process| self.root.master_of(process, &self.names));
+        let master = process.as_ref().map(|process| self.root.master_of(process, &self.names));
         let name = match &master {
             Some(master) => self.root.instance_name(master, &self.rules),
             // Gone already, or in a process namespace that is not ours to see.
@@ -148,11 +140,7 @@ impl Fleet {
             Some(instance) => instance,
             None => {
                 let id = id(&name);
-                self.instances.push(Instance {
-                    name,
-                    id,
-                    ..Instance::default()
-                });
+                self.instances.push(Instance { name, id, ..Instance::default() });
                 self.instances.len() - 1
             }
         };
@@ -160,15 +148,7 @@ impl Fleet {
             known.layout = layout;
         }
         let began = process.map_or(0, |process| process.began);
-        self.members.insert(
-            row,
-            Member {
-                instance,
-                pid: worker.pid,
-                agent_pid: worker.agent_pid,
-                began,
-            },
-        );
+        self.members.insert(row, Member { instance, pid: worker.pid, agent_pid: worker.agent_pid, began });
         if let (Some(binary), Some(master), Some(instance)) =
             (binary, master, self.instances.get_mut(instance))
         {
@@ -182,11 +162,7 @@ impl Fleet {
             exited.contains(&member.pid)
                 || (look && member.agent_pid != 0 && !self.root.is_alive(member.agent_pid, member.began))
         };
-        self.members
-            .iter()
-            .filter(|(_, member)| gone(member))
-            .map(|(row, _)| *row)
-            .collect()
+        self.members.iter().filter(|(_, member)| gone(member)).map(|(row, _)| *row).collect()
     }
 
     /// Takes a dead worker's last counts over and forgets it.
@@ -201,11 +177,7 @@ impl Fleet {
 
     /// The kernel's counts by instance, in the instances' order.
     pub fn sums(&self, probe: &NginxProbe) -> Vec<Sums> {
-        let mut sums: Vec<Sums> = self
-            .instances
-            .iter()
-            .map(|instance| instance.retired.clone())
-            .collect();
+        let mut sums: Vec<Sums> = self.instances.iter().map(|instance| instance.retired.clone()).collect();
         for (row, worker) in probe.workers() {
             let instance = self.members.get(&row).map(|member| member.instance);
             if let Some(sums) = instance.and_then(|instance| sums.get_mut(instance)) {
@@ -217,11 +189,7 @@ impl Fleet {
 
     /// Reads the gateways' own counts where that has not been done yet, or has to be done anew.
     pub fn calibrate(&mut self, probe: &NginxProbe) {
-        if self
-            .instances
-            .iter()
-            .any(|instance| instance.base.is_none() && !instance.counters.is_empty())
-        {
+        if self.instances.iter().any(|instance| instance.base.is_none() && !instance.counters.is_empty()) {
             self.reconcile(probe, |_| Layout::default());
         }
     }
@@ -268,9 +236,7 @@ impl Instance {
         // What the kernel handed over and we have not read yet is not lost.
         let reported = self.reported + after.submitted.saturating_sub(self.drained);
         #[allow(clippy::cast_precision_loss)] // a ratio for people
-        let coverage = counted
-            .filter(|counted| *counted > 0)
-            .map(|counted| reported as f64 / counted as f64);
+        let coverage = counted.filter(|counted| *counted > 0).map(|counted| reported as f64 / counted as f64);
         let phases = LUA_PHASES.into_iter().zip(after.lua_ns).zip(after.lua_calls);
         snapshot::Gateway {
             name: self.name.clone(),
@@ -329,10 +295,7 @@ impl Instance {
         let Some(base) = self.base else {
             // Under load a later, quieter moment serves better.
             if high - low <= SLACK_MAX {
-                self.base = Some(Base {
-                    ended: ended - i128::from(high),
-                    slack: high - low,
-                });
+                self.base = Some(Base { ended: ended - i128::from(high), slack: high - low });
             }
             return None;
         };

@@ -3,7 +3,8 @@
 mod agent;
 mod cost;
 mod fleet;
-mod proof;
+mod lua;
+pub mod proof;
 mod publish;
 mod watch;
 
@@ -32,10 +33,8 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
     let exchange = Arc::new(Exchange::default());
     let stop = Arc::new(AtomicBool::new(false));
     let address: SocketAddr = config.listen.0;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     // The address first: a second agent on it should fail before it attaches anything.
     let listener = runtime.block_on(http::listen(address)).with_context(|| {
         format!(
@@ -43,13 +42,14 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
         )
     })?;
 
+    let lua_wanted = Arc::new(AtomicBool::new(config.gateway.lua_phases));
     let hot = {
+        let lua_wanted = Arc::clone(&lua_wanted);
         let (exchange, stop, config) = (Arc::clone(&exchange), Arc::clone(&stop), config.clone());
         // The agent is made by the thread that runs it: its rings stay there.
         let (started, start) = std::sync::mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
-            .name("hot-loop".to_owned())
-            .spawn(move || match Agent::new(&config, Arc::clone(&exchange)) {
+        let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
+            match Agent::new(&config, Arc::clone(&exchange), lua_wanted) {
                 Ok(mut agent) => {
                     let _waiting = started.send(Ok(()));
                     while !stop.load(Ordering::Relaxed) {
@@ -60,7 +60,8 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
                 Err(error) => {
                     let _waiting = started.send(Err(error));
                 }
-            })?;
+            }
+        })?;
         start.recv().context("the hot loop ended before it began")??;
         thread
     };
@@ -73,12 +74,22 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
             stop.store(true, Ordering::Relaxed);
         }
     };
+    runtime.spawn(switch_on_signal(lua_wanted));
     let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
     stop.store(true, Ordering::Relaxed);
     hot.join().map_err(|_| {
         anyhow::anyhow!("the hot loop ({hot_thread:?}) ended by a defect of gatewatch: see above")
     })?;
     served.context("the HTTP server failed")
+}
+
+/// Each SIGUSR2 switches the Lua probes on or off.
+async fn switch_on_signal(lua_wanted: Arc<AtomicBool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut switch) = signal(SignalKind::user_defined2()) else { return };
+    while switch.recv().await.is_some() {
+        lua_wanted.fetch_xor(true, Ordering::Relaxed);
+    }
 }
 
 /// A signal to end, or the end of the time given.

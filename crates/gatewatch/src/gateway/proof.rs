@@ -50,6 +50,8 @@ enum State {
 pub struct Watched {
     /// What it is.
     pub binary: Arc<Binary>,
+    /// A process that runs it, or did.
+    pub pid: u32,
     /// Its probes: detached with it.
     _attachment: Attachment,
     candidate: usize,
@@ -58,15 +60,13 @@ pub struct Watched {
 
 impl Watched {
     /// Begins with the first candidate.
-    pub fn new(binary: Arc<Binary>, attachment: Attachment) -> Self {
+    pub fn new(binary: Arc<Binary>, pid: u32, attachment: Attachment) -> Self {
         Self {
             binary,
+            pid,
             _attachment: attachment,
             candidate: 0,
-            state: State::Proving {
-                agreed: 0,
-                held: Vec::new(),
-            },
+            state: State::Proving { agreed: 0, held: Vec::new() },
         }
     }
 
@@ -85,10 +85,7 @@ impl Watched {
 
     /// Where the layout came from, for people.
     pub fn describe(&self) -> String {
-        self.candidate().map_or_else(
-            || "none that fits".to_owned(),
-            |candidate| candidate.source.to_string(),
-        )
+        self.candidate().map_or_else(|| "none that fits".to_owned(), |candidate| candidate.source.to_string())
     }
 
     /// Judges a record; `now_ns` is in nanoseconds since 1970.
@@ -120,24 +117,13 @@ impl Watched {
                     return Outcome::Held;
                 }
                 *agreed += 1;
-                let source = self
-                    .binary
-                    .candidates
-                    .get(self.candidate)
-                    .map(|candidate| &candidate.source);
-                let needed = if matches!(source, Some(Source::Near(_))) {
-                    AGREEING.1
-                } else {
-                    AGREEING.0
-                };
+                let source = self.binary.candidates.get(self.candidate).map(|candidate| &candidate.source);
+                let needed = if matches!(source, Some(Source::Near(_))) { AGREEING.1 } else { AGREEING.0 };
                 if *agreed < needed {
                     return Outcome::Held;
                 }
                 let held = std::mem::take(held);
-                self.state = State::Proven {
-                    judged: 0,
-                    disagreed: 0,
-                };
+                self.state = State::Proven { judged: 0, disagreed: 0 };
                 Outcome::Proven(held)
             }
         }
@@ -146,10 +132,7 @@ impl Watched {
     fn refute(&mut self, why: &'static str, lost: u64) -> Outcome {
         self.candidate += 1;
         self.state = if self.candidate < self.binary.candidates.len() {
-            State::Proving {
-                agreed: 0,
-                held: Vec::new(),
-            }
+            State::Proving { agreed: 0, held: Vec::new() }
         } else {
             State::Refused
         };

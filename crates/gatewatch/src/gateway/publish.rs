@@ -39,11 +39,7 @@ impl Window {
     /// The first begins at `now`.
     pub fn new(now: u64, interval: Duration) -> Self {
         let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            began_ns: now,
-            interval_ns,
-            last: Statistics::default(),
-        }
+        Self { began_ns: now, interval_ns, last: Statistics::default() }
     }
 
     /// It is time for the next.
@@ -86,18 +82,11 @@ fn rows(traffic: &Traffic, dimension: Dimension) -> Vec<Row> {
     let mut busiest: Vec<_> = traffic.rows(dimension).collect();
     busiest.sort_by_key(|(_, counts)| std::cmp::Reverse((counts.last.requests, counts.requests())));
     busiest.truncate(ROWS);
-    busiest
-        .into_iter()
-        .map(|(name, counts)| row(name, counts))
-        .collect()
+    busiest.into_iter().map(|(name, counts)| row(name, counts)).collect()
 }
 
 fn row(name: String, counts: &Windowed) -> Row {
-    Row {
-        name,
-        total: figures(&counts.total()),
-        window: figures(&counts.last),
-    }
+    Row { name, total: figures(&counts.total()), window: figures(&counts.last) }
 }
 
 fn figures(summary: &Summary) -> Figures {
@@ -131,11 +120,7 @@ pub fn snapshot(
             source: watched.describe(),
             proven: watched.is_proven(),
         },
-        None => Layout {
-            version: String::new(),
-            source: "no longer run".to_owned(),
-            proven: false,
-        },
+        None => Layout { version: String::new(), source: "no longer run".to_owned(), proven: false },
     };
     let coarse_starts = fleet.sums(probe).iter().map(|sums| sums.start_dropped).sum();
     let programs = probe.run_times().into_iter();
@@ -147,9 +132,7 @@ pub fn snapshot(
         ledger: ledger.clone(),
         folded: traffic.folded(),
         coarse_starts,
-        programs: programs
-            .map(|(name, run_ns, runs)| Program { name, run_ns, runs })
-            .collect(),
+        programs: programs.map(|(name, run_ns, runs)| Program { name, run_ns, runs }).collect(),
         agent: cost::read(),
         statistics: window.statistics().clone(),
     }

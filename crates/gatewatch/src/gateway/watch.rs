@@ -68,15 +68,8 @@ impl Watcher {
         let (hints, hinted) = mpsc::sync_channel(1024);
         let (found, findings) = mpsc::channel();
         thread::Builder::new().name("watch".to_owned()).spawn(move || {
-            let mut search = Search {
-                settings,
-                binaries: HashMap::new(),
-            };
-            if search
-                .scan()
-                .into_iter()
-                .any(|finding| found.send(finding).is_err())
-            {
+            let mut search = Search { settings, binaries: HashMap::new() };
+            if search.scan().into_iter().any(|finding| found.send(finding).is_err()) {
                 return;
             }
             loop {
@@ -121,10 +114,7 @@ struct Search {
 impl Search {
     fn look_at(&mut self, pid: u32) -> Vec<Finding> {
         let process = self.settings.root.gateway_at(pid, &self.settings.names);
-        process
-            .and_then(|process| self.judge(process))
-            .into_iter()
-            .collect()
+        process.and_then(|process| self.judge(process)).into_iter().collect()
     }
 
     /// All processes that bear a gateway's name now, without waiting for the first scan.
@@ -154,17 +144,8 @@ impl Search {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
             Err(source) => {
                 // Without a file there is no key to remember it by: the process number serves.
-                let key = FileKey {
-                    device: 0,
-                    inode: u64::from(process.pid),
-                };
-                let known = self.binaries.insert(
-                    key,
-                    Known {
-                        watched: false,
-                        missed: 0,
-                    },
-                );
+                let key = FileKey { device: 0, inode: u64::from(process.pid) };
+                let known = self.binaries.insert(key, Known { watched: false, missed: 0 });
                 let error = BinaryError::Unreadable { path: exe, source };
                 return known.is_none().then_some(Finding::Unwatchable { process, error });
             }
@@ -173,18 +154,9 @@ impl Search {
             return None;
         }
         let inspected = Binary::inspect(&exe, &self.settings.debug_dir);
-        self.binaries.insert(
-            key,
-            Known {
-                watched: inspected.is_ok(),
-                missed: 0,
-            },
-        );
+        self.binaries.insert(key, Known { watched: inspected.is_ok(), missed: 0 });
         Some(match inspected {
-            Ok(binary) => Finding::Binary {
-                binary: Arc::new(binary),
-                process,
-            },
+            Ok(binary) => Finding::Binary { binary: Arc::new(binary), process },
             Err(error) => Finding::Unwatchable { process, error },
         })
     }

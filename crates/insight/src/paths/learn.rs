@@ -47,13 +47,7 @@ pub(super) fn lesson(tree: &mut Tree, scope: &mut Scope) {
             stack.push(wild);
         }
         for child in tree.children(id) {
-            let Node {
-                kind,
-                state,
-                first,
-                wild: below,
-                ..
-            } = *tree.at(child);
+            let Node { kind, state, first, wild: below, .. } = *tree.at(child);
             let judged = wild == NIL || state == State::Literal || matches!(kind, Kind::Class(..));
             if judged && (first != NIL || below != NIL) {
                 stack.push(child);
@@ -116,11 +110,7 @@ fn position(tree: &mut Tree, scope: &mut Scope, id: NodeId) {
 
 /// The values of a position not known to hold any.
 fn unsettled(tree: &Tree, scope: &Scope, id: NodeId, children: &[Child], sure: bool) -> Vec<NodeId> {
-    let known = |c: &&Child| {
-        tree.words
-            .get(&c.key)
-            .is_some_and(|w| w.value() && w.places() >= 2)
-    };
+    let known = |c: &&Child| tree.words.get(&c.key).is_some_and(|w| w.value() && w.places() >= 2);
     let common = |c: &&Child| tree.words.get(&c.key).is_some_and(super::tree::Word::common);
     if sure {
         let values: Vec<_> = children.iter().filter(common).map(|c| c.id).collect();
@@ -146,10 +136,7 @@ fn unsettled(tree: &Tree, scope: &Scope, id: NodeId, children: &[Child], sure: b
     }
     let alike = alike(tree, children);
     let branches = children.iter().filter(|c| !c.leaf).count();
-    let similar = children
-        .iter()
-        .filter(|c| !c.leaf && alike.contains(&c.id))
-        .count();
+    let similar = children.iter().filter(|c| !c.leaf && alike.contains(&c.id)).count();
     if branches * 2 > children.len() && similar * 3 < branches {
         return Vec::new();
     }
@@ -170,10 +157,7 @@ fn alike(tree: &Tree, children: &[Child]) -> Vec<NodeId> {
     }
     let least = (bags.len() / 5).max(2);
     let common = |key: &u64| shared.get(key).is_some_and(|&n| n >= least);
-    bags.into_iter()
-        .filter(|(_, bag)| bag.iter().any(common))
-        .map(|(id, _)| id)
-        .collect()
+    bags.into_iter().filter(|(_, bag)| bag.iter().any(common)).map(|(id, _)| id).collect()
 }
 
 /// Words up to three segments below a node that are not known as values.
@@ -211,13 +195,7 @@ fn bag(tree: &Tree, id: NodeId) -> Vec<u64> {
 
 /// Judges the words beside the values of a position.
 fn settled(tree: &mut Tree, scope: &mut Scope, id: NodeId, children: Vec<Child>, sure: bool) {
-    let Node {
-        wild,
-        literals,
-        visits,
-        place,
-        ..
-    } = *tree.at(id);
+    let Node { wild, literals, visits, place, .. } = *tree.at(id);
     let ripe = scope.common.saturating_mul(10) >= scope.values.saturating_mul(9);
     let mut values = Vec::new();
     let mut parts = Vec::new();
@@ -242,11 +220,7 @@ fn settled(tree: &mut Tree, scope: &mut Scope, id: NodeId, children: Vec<Child>,
             parts.push(child.id);
             continue;
         }
-        let same = if child.leaf {
-            None
-        } else {
-            Some(covered(tree, child.id, wild))
-        };
+        let same = if child.leaf { None } else { Some(covered(tree, child.id, wild)) };
         let value = match same {
             Some(same) if same.named >= 0.5 || !sure && same.any >= 0.5 => Some(true),
             Some(same) if same.any < 0.3 && child.visits >= if sure { 2 } else { 4 } => Some(false),
@@ -323,9 +297,7 @@ fn covered(tree: &Tree, id: NodeId, wild: NodeId) -> Covered {
     let mut stack = vec![(id, wild, false, 0)];
     let mut steps = 0;
     while let Some((id, like, name, depth)) = stack.pop() {
-        let Node {
-            ends, first, wild, ..
-        } = *tree.at(id);
+        let Node { ends, first, wild, .. } = *tree.at(id);
         steps += 1;
         if depth == 3 || steps > 256 {
             let visits = tree.at(id).visits;
@@ -354,8 +326,5 @@ fn covered(tree: &Tree, id: NodeId, wild: NodeId) -> Covered {
             child = next;
         }
     }
-    Covered {
-        named: f64::from(named) / f64::from(all),
-        any: f64::from(any) / f64::from(all),
-    }
+    Covered { named: f64::from(named) / f64::from(all), any: f64::from(any) / f64::from(all) }
 }

@@ -43,10 +43,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_groups: 1_000,
-            max_nodes: 28_672,
-        }
+        Self { max_groups: 1_000, max_nodes: 28_672 }
     }
 }
 
@@ -61,11 +58,7 @@ impl GroupId {
     /// The id as an index, for counters kept in a vector; `None` for [`GroupId::OTHER`].
     #[must_use]
     pub fn index(self) -> Option<usize> {
-        if self == Self::OTHER {
-            None
-        } else {
-            usize::try_from(self.0).ok()
-        }
+        if self == Self::OTHER { None } else { usize::try_from(self.0).ok() }
     }
 }
 
@@ -155,11 +148,7 @@ impl PathGroups {
             self.over_nodes += 1;
             return GroupId::OTHER;
         };
-        let Some(mut state) = self
-            .states
-            .get_mut(index)
-            .map(|s| std::mem::replace(s, Scope::EMPTY))
-        else {
+        let Some(mut state) = self.states.get_mut(index).map(|s| std::mem::replace(s, Scope::EMPTY)) else {
             return GroupId::OTHER;
         };
         let group = self.place(scope, &mut state, path);
@@ -202,9 +191,7 @@ impl PathGroups {
     /// the same name for ever; it is `other` for [`GroupId::OTHER`].
     #[must_use]
     pub fn name(&self, id: GroupId) -> &str {
-        id.index()
-            .and_then(|i| self.names.get(i))
-            .map_or("other", |name| name)
+        id.index().and_then(|i| self.names.get(i)).map_or("other", |name| name)
     }
 
     /// Groups handed out so far.
@@ -222,11 +209,7 @@ impl PathGroups {
     /// What is held, and what was kept out, for the ledger. Walks all words, so not for the hot path.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let names: usize = self
-            .names
-            .iter()
-            .map(|n| 2 * n.len() + size_of::<Box<str>>())
-            .sum();
+        let names: usize = self.names.iter().map(|n| 2 * n.len() + size_of::<Box<str>>()).sum();
         Usage {
             groups: self.names.len(),
             nodes: self.tree.used(),
@@ -235,11 +218,7 @@ impl PathGroups {
                 + self.by_name.allocation_size()
                 + self.scopes.allocation_size()
                 + self.states.capacity() * size_of::<Scope>()
-                + self
-                    .states
-                    .iter()
-                    .map(|s| s.places.allocation_size())
-                    .sum::<usize>(),
+                + self.states.iter().map(|s| s.places.allocation_size()).sum::<usize>(),
             over_groups: self.over_groups,
             over_nodes: self.over_nodes,
             prunes: self.prunes,
@@ -257,21 +236,12 @@ impl PathGroups {
             self.last = (scope, Some(at));
             return Some(at);
         }
-        let root = self
-            .tree
-            .add(NIL, u64::from(scope), Kind::Root, None)
-            .or_else(|| {
-                self.make_room();
-                self.tree.add(NIL, u64::from(scope), Kind::Root, None)
-            })?;
-        let state = Scope {
-            root,
-            since: 0,
-            until: LESSONS.0,
-            values: 0,
-            common: 0,
-            places: HashSet::default(),
-        };
+        let root = self.tree.add(NIL, u64::from(scope), Kind::Root, None).or_else(|| {
+            self.make_room();
+            self.tree.add(NIL, u64::from(scope), Kind::Root, None)
+        })?;
+        let state =
+            Scope { root, since: 0, until: LESSONS.0, values: 0, common: 0, places: HashSet::default() };
         let at = self.states.len();
         self.states.push(state);
         self.scopes.insert(scope, at);
@@ -444,9 +414,7 @@ impl PathGroups {
         let fixed = learn::CLASSES + class as u64;
         let Some(child) = self.tree.child(at, fixed) else {
             let wild = self.tree.at(at).wild;
-            let new = self
-                .tree
-                .add(at, fixed, Kind::Class(class, key(scope, bytes)), None);
+            let new = self.tree.add(at, fixed, Kind::Class(class, key(scope, bytes)), None);
             return new.or(Some(wild).filter(|&w| w != NIL));
         };
         if let Kind::Class(_, only) = self.tree.at(child).kind
@@ -465,12 +433,8 @@ impl PathGroups {
 
     /// The group of the paths that end at a node.
     fn find(&mut self, scope: u32, state: &Scope, end: NodeId) -> GroupId {
-        let (name, lasting) = name::name(
-            &self.tree,
-            state,
-            end,
-            !sure(state) && self.names.len() * 2 > self.limits.max_groups,
-        );
+        let (name, lasting) =
+            name::name(&self.tree, state, end, !sure(state) && self.names.len() * 2 > self.limits.max_groups);
         let found = match self.by_name.get(&(scope, name.clone())) {
             Some(&found) => found,
             None if self.names.len() >= self.limits.max_groups => return GroupId::OTHER,

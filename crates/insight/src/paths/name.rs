@@ -20,11 +20,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
             out.push(CUT);
             break;
         }
-        out.push(if c.is_control() || c == '\u{2028}' || c == '\u{2029}' {
-            '\u{fffd}'
-        } else {
-            c
-        });
+        out.push(if c.is_control() || c == '\u{2028}' || c == '\u{2029}' { '\u{fffd}' } else { c });
     }
     out
 }
@@ -51,11 +47,7 @@ pub(super) fn name(tree: &Tree, scope: &Scope, end: NodeId, tight: bool) -> (Box
         match node.kind {
             Kind::Wild => {
                 name.push_str(LEARNED);
-                shown = if shown == node.parent {
-                    id
-                } else {
-                    tree.at(shown).wild
-                };
+                shown = if shown == node.parent { id } else { tree.at(shown).wild };
             }
             Kind::Class(class, _) => {
                 if class == Shape::Empty && name.ends_with("/{…}/") && name.len() > MAX_NAME {

@@ -149,9 +149,7 @@ fn mixed(segment: &[u8], seen: u8, digits: usize) -> Shape {
     if seen & OTHER != 0
         && let Some(at) = memchr::memchr(b'@', segment)
         && at > 0
-        && segment
-            .get(at..)
-            .is_some_and(|domain| domain.len() > 3 && domain.contains(&b'.'))
+        && segment.get(at..).is_some_and(|domain| domain.len() > 3 && domain.contains(&b'.'))
     {
         return Shape::Email;
     }
@@ -180,9 +178,7 @@ fn mixed(segment: &[u8], seen: u8, digits: usize) -> Shape {
         return Shape::Hash;
     }
     if let Some(at) = memchr::memchr(b':', segment)
-        && segment
-            .get(at + 1..)
-            .is_some_and(|s| s.len() >= 32 && s.iter().all(u8::is_ascii_hexdigit))
+        && segment.get(at + 1..).is_some_and(|s| s.len() >= 32 && s.iter().all(u8::is_ascii_hexdigit))
     {
         return Shape::Hash;
     }
@@ -190,11 +186,7 @@ fn mixed(segment: &[u8], seen: u8, digits: usize) -> Shape {
     if tail >= 4 && tail == digits && !segment.contains(&b'(') {
         return Shape::Number;
     }
-    if token(segment, seen) {
-        Shape::Token
-    } else {
-        Shape::Word
-    }
+    if token(segment, seen) { Shape::Token } else { Shape::Word }
 }
 
 /// Digits with signs between: lists and ranges are numbers, addresses are addresses, `2.0` is a version.
@@ -203,9 +195,7 @@ fn numeric(segment: &[u8], digits: usize) -> Shape {
     if dots == 3 && segment.len() <= 15 && digits + dots == segment.len() {
         return Shape::Ip;
     }
-    let list = segment
-        .iter()
-        .all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'_' | b',' | b';' | b'+'));
+    let list = segment.iter().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'_' | b',' | b';' | b'+'));
     if list { Shape::Number } else { Shape::Word }
 }
 
@@ -213,13 +203,8 @@ fn date(segment: &[u8]) -> bool {
     let Some((day, rest)) = segment.split_at_checked(10) else {
         return false;
     };
-    let form = day.iter().enumerate().all(|(i, b)| {
-        if i == 4 || i == 7 {
-            *b == b'-'
-        } else {
-            b.is_ascii_digit()
-        }
-    });
+    let form =
+        day.iter().enumerate().all(|(i, b)| if i == 4 || i == 7 { *b == b'-' } else { b.is_ascii_digit() });
     form && matches!(rest.first(), None | Some(b'T' | b't' | b' ' | b'+'))
 }
 
@@ -297,22 +282,11 @@ pub(super) fn call(segment: &[u8]) -> Option<Vec<u8>> {
             value = rest;
         }
         let quoted = value.len() > 1 && value.starts_with(b"'") && value.ends_with(b"'");
-        let inner = if quoted {
-            value.get(1..value.len() - 1).unwrap_or(value)
-        } else {
-            value
-        };
+        let inner = if quoted { value.get(1..value.len() - 1).unwrap_or(value) } else { value };
         let quote: &[u8] = if quoted { b"'" } else { b"" };
         out.extend_from_slice(quote);
         let class = shape(inner);
-        out.extend_from_slice(
-            if class == Shape::Empty {
-                LEARNED
-            } else {
-                class.placeholder()
-            }
-            .as_bytes(),
-        );
+        out.extend_from_slice(if class == Shape::Empty { LEARNED } else { class.placeholder() }.as_bytes());
         out.extend_from_slice(quote);
     }
     out.extend_from_slice(tail);

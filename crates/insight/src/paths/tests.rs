@@ -36,15 +36,7 @@ fn shapes() {
     ] {
         check(word, "{…}");
     }
-    for number in [
-        "0",
-        "123",
-        "-12",
-        "1,2,3",
-        "order-12345",
-        "20260131",
-        "ORD12345678",
-    ] {
+    for number in ["0", "123", "-12", "1,2,3", "order-12345", "20260131", "ORD12345678"] {
         check(number, "{id}");
     }
     check("", "");
@@ -52,10 +44,7 @@ fn shapes() {
     check("550E8400-E29B-41D4-A716-446655440000", "{uuid}");
     check("da39a3ee5e6b4b0d3255bfef95601890afd80709", "{hash}");
     check("a1b2c3d4", "{hash}");
-    check(
-        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-        "{hash}",
-    );
+    check("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "{hash}");
     check("2026-01-31", "{date}");
     check("2026-01-31T10:00:00Z", "{date}");
     check("2026-01-31-a-title", "{…}");
@@ -87,10 +76,7 @@ fn one_request() {
     check(b"/logo.png", "/logo.png");
     check(b"/files/17.json", "/files/{id}.json");
     check(b"/operations/17:cancel", "/operations/{id}:cancel");
-    check(
-        b"/Users(17)/Orders(name='x',day=2026-01-31)",
-        "/Users({id})/Orders(name='{…}',day={date})",
-    );
+    check(b"/Users(17)/Orders(name='x',day=2026-01-31)", "/Users({id})/Orders(name='{…}',day={date})");
     check("/größe".as_bytes(), "/größe");
 }
 
@@ -109,9 +95,8 @@ fn ever_new_words_are_values_and_frequent_ones_stay() {
     let mut groups = PathGroups::new(Limits::default());
     for i in 0..4_000_u32 {
         // Letters only, so that the shape says nothing.
-        let word: String = (0..5)
-            .map(|at| char::from(b'g' + u8::try_from((i / 7_u32.pow(at)) % 7).unwrap()))
-            .collect();
+        let word: String =
+            (0..5).map(|at| char::from(b'g' + u8::try_from((i / 7_u32.pow(at)) % 7).unwrap())).collect();
         groups.group(1, format!("/shops/{word}/offers").as_bytes());
         groups.group(1, b"/shops/nearest");
     }
@@ -137,11 +122,7 @@ fn names_never_change_and_scopes_do_not_mix() {
             None => other += 1,
         }
         while seen.len() < groups.len() {
-            seen.push(
-                groups
-                    .name(GroupId(u32::try_from(seen.len()).unwrap()))
-                    .to_owned(),
-            );
+            seen.push(groups.name(GroupId(u32::try_from(seen.len()).unwrap())).to_owned());
         }
     }
     for (at, name) in seen.iter().enumerate() {
@@ -163,20 +144,15 @@ fn hostile_paths_stay_within_bounds() {
     held(&mut groups, &b"/".repeat(65_536), 1);
     held(&mut groups, &vec![b'a'; 65_536], 1);
     held(&mut groups, &"/é".repeat(20).repeat(20).into_bytes(), 1);
-    held(
-        &mut groups,
-        "/ééééééééééééééééééééééééééééééééééééééé".repeat(12).as_bytes(),
-        1,
-    );
+    held(&mut groups, "/ééééééééééééééééééééééééééééééééééééééé".repeat(12).as_bytes(), 1);
     for _ in 0..50_000 {
         let len = usize::try_from(numbers.next() % 80).unwrap();
         let path: Vec<u8> = (0..len).map(|_| numbers.next().to_le_bytes()[3]).collect();
         held(&mut groups, &path, 1);
     }
     for i in 0..1_000_000_u64 {
-        let word: String = (0..6)
-            .map(|_| char::from(b'g' + u8::try_from(numbers.next() % 20).unwrap()))
-            .collect();
+        let word: String =
+            (0..6).map(|_| char::from(b'g' + u8::try_from(numbers.next() % 20).unwrap())).collect();
         let path = match i % 3 {
             0 => format!("/{word}"),
             1 => format!("/a/{word}/b"),
@@ -185,10 +161,7 @@ fn hostile_paths_stay_within_bounds() {
         held(&mut groups, path.as_bytes(), 2);
     }
     let usage = groups.usage();
-    assert!(
-        usage.groups <= 1_000 && usage.nodes <= 28_672 && usage.bytes < 10 << 20,
-        "{usage:?}"
-    );
+    assert!(usage.groups <= 1_000 && usage.nodes <= 28_672 && usage.bytes < 10 << 20, "{usage:?}");
 }
 
 #[test]
@@ -197,9 +170,8 @@ fn many_hosts_stay_within_ten_mebibytes() {
     let mut numbers = Numbers(3);
     for i in 0..400_000_u32 {
         let (a, b) = (numbers.next() % 10_000, numbers.next() % 50);
-        let word: String = (0..4)
-            .map(|at| char::from(b'g' + u8::try_from(a / 10_u64.pow(at) % 10).unwrap()))
-            .collect();
+        let word: String =
+            (0..4).map(|at| char::from(b'g' + u8::try_from(a / 10_u64.pow(at) % 10).unwrap())).collect();
         groups.group(i % 1_000, format!("/shop/part{b}x/{word}/view").as_bytes());
     }
     let usage = groups.usage();
@@ -207,10 +179,8 @@ fn many_hosts_stay_within_ten_mebibytes() {
 }
 
 fn shared() -> PathBuf {
-    let dir = std::env::var_os("GATEWATCH_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
+    let dir = std::env::var_os("GATEWATCH_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     assert!(
         dir.join("traffic/make-requests").is_file(),
         "no traffic in {}: set GATEWATCH_SHARED",
@@ -241,17 +211,8 @@ fn check(file: &Path, seed: u32, least: f64) {
     }
     assert_eq!(all, 90_000, "{}", String::from_utf8_lossy(&made.stderr));
     let share = f64::from(right) * 100.0 / f64::from(all);
-    assert!(
-        share >= least,
-        "{} seed {seed}: {share} % < {least} %",
-        file.display()
-    );
-    assert!(
-        groups.len() <= 1_000,
-        "{} seed {seed}: {} groups",
-        file.display(),
-        groups.len()
-    );
+    assert!(share >= least, "{} seed {seed}: {share} % < {least} %", file.display());
+    assert!(groups.len() <= 1_000, "{} seed {seed}: {} groups", file.display(), groups.len());
 }
 
 /// Each placeholder a wildcard, a trailing run of wildcard segments one.

@@ -192,25 +192,14 @@ impl Tree {
             return None;
         }
         let above = self.at(parent);
-        let [low, high, ..] = key
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(17)
-            .to_le_bytes();
+        let [low, high, ..] = key.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17).to_le_bytes();
         let place = match kind {
             Kind::Word | Kind::Suffix => u16::from_le_bytes([low, high]),
             Kind::Root | Kind::Wild | Kind::Class(..) => above.place.wrapping_add(1),
         };
         let wild = kind == Kind::Wild;
         let next = if wild { NIL } else { above.first };
-        let node = Node {
-            key,
-            parent,
-            next,
-            place,
-            kind,
-            state: State::Fresh,
-            ..EMPTY
-        };
+        let node = Node { key, parent, next, place, kind, state: State::Fresh, ..EMPTY };
         let id = if self.free == NIL {
             let id = u32::try_from(self.nodes.len()).ok().filter(|&id| id != NIL)?;
             self.nodes.push(node);
@@ -250,11 +239,7 @@ impl Tree {
             }
             hashbrown::hash_map::Entry::Vacant(_) if full => return false,
             hashbrown::hash_map::Entry::Vacant(slot) => {
-                slot.insert(Word {
-                    text: text.into(),
-                    nodes: 1,
-                    ..Word::default()
-                });
+                slot.insert(Word { text: text.into(), nodes: 1, ..Word::default() });
             }
         }
         true
@@ -272,13 +257,7 @@ impl Tree {
 
     /// Takes `id` out of its parent's children; it stays whole.
     fn unlink(&mut self, id: NodeId) {
-        let Node {
-            parent,
-            next,
-            key,
-            kind,
-            ..
-        } = *self.at(id);
+        let Node { parent, next, key, kind, .. } = *self.at(id);
         if kind == Kind::Wild {
             self.at_mut(parent).wild = NIL;
             return;
@@ -337,8 +316,7 @@ impl Tree {
     pub(super) fn forget_words(&mut self) {
         if self.words.len() * 4 > self.max_words * 3 {
             for least in [2, 4, u8::MAX] {
-                self.words
-                    .retain(|_, word| word.nodes > 0 || word.places >= least);
+                self.words.retain(|_, word| word.nodes > 0 || word.places >= least);
                 if self.words.len() * 2 < self.max_words {
                     break;
                 }
@@ -350,9 +328,7 @@ impl Tree {
     pub(super) fn merge(&mut self, from: NodeId, into: NodeId) {
         let mut stack = vec![(from, into)];
         while let Some((from, into)) = stack.pop() {
-            let Node {
-                visits, ends, wild, ..
-            } = *self.at(from);
+            let Node { visits, ends, wild, .. } = *self.at(from);
             let target = self.at_mut(into);
             target.visits = target.visits.saturating_add(visits);
             target.ends = target.ends.saturating_add(ends);
@@ -448,9 +424,7 @@ impl Tree {
             let node = self.at(id);
             let leaf = node.first == NIL && node.wild == NIL && node.state != State::Free;
             if leaf && node.kind != Kind::Root && node.visits <= most {
-                let Node {
-                    parent, kind, state, ..
-                } = *node;
+                let Node { parent, kind, state, .. } = *node;
                 self.unlink(id);
                 self.free_one(id);
                 let above = self.at_mut(parent);

@@ -43,14 +43,8 @@ pub(super) struct Automaton {
 }
 
 enum Machine {
-    Dense {
-        dfa: Box<dense::DFA<Vec<u32>>>,
-        start: StateID,
-    },
-    Lazy {
-        dfa: std::sync::Arc<hybrid::dfa::DFA>,
-        caches: Box<Caches>,
-    },
+    Dense { dfa: Box<dense::DFA<Vec<u32>>>, start: StateID },
+    Lazy { dfa: std::sync::Arc<hybrid::dfa::DFA>, caches: Box<Caches> },
 }
 
 impl fmt::Debug for Automaton {
@@ -70,11 +64,7 @@ impl Automaton {
         }
         let (hirs, ranks): (Vec<Hir>, Vec<Rank>) = patterns.into_iter().unzip();
         let nfa = thompson::Compiler::new()
-            .configure(
-                thompson::Config::new()
-                    .utf8(false)
-                    .nfa_size_limit(Some(MAX_NFA_BYTES)),
-            )
+            .configure(thompson::Config::new().utf8(false).nfa_size_limit(Some(MAX_NFA_BYTES)))
             .build_many_from_hir(&hirs)
             .map_err(|_| RouteProblem::TooLarge)?;
         let machine = match dense(&nfa, budget) {
@@ -117,10 +107,7 @@ fn dense(nfa: &NFA, budget: &mut Budget) -> Option<Machine> {
     let dfa = dense::Builder::new().configure(config).build_from_nfa(nfa).ok()?;
     let start = dfa.start_state_forward(&anchored()).ok()?;
     budget.dense_bytes = budget.dense_bytes.saturating_sub(dfa.memory_usage());
-    Some(Machine::Dense {
-        dfa: Box::new(dfa),
-        start,
-    })
+    Some(Machine::Dense { dfa: Box::new(dfa), start })
 }
 
 fn lazy(nfa: NFA) -> Result<Machine, RouteProblem> {
@@ -132,10 +119,7 @@ fn lazy(nfa: NFA) -> Result<Machine, RouteProblem> {
     let dfa = std::sync::Arc::new(built.map_err(|_| RouteProblem::TooLarge)?);
     let for_caches = std::sync::Arc::clone(&dfa);
     let caches: Caches = Pool::new(Box::new(move || for_caches.create_cache()));
-    Ok(Machine::Lazy {
-        dfa,
-        caches: Box::new(caches),
-    })
+    Ok(Machine::Lazy { dfa, caches: Box::new(caches) })
 }
 
 /// Patterns match the whole path, so only the state behind the last byte counts.
@@ -148,8 +132,7 @@ fn run_dense(dfa: &dense::DFA<Vec<u32>>, start: StateID, path: &[u8]) -> Option<
         }
     }
     state = dfa.next_eoi_state(state);
-    dfa.is_match_state(state)
-        .then(|| dfa.match_pattern(state, 0).as_usize())
+    dfa.is_match_state(state).then(|| dfa.match_pattern(state, 0).as_usize())
 }
 
 /// A failure is impossible as configured (the cache is cleared, never given up); it reads as "no match".
@@ -162,7 +145,5 @@ fn run_lazy(dfa: &hybrid::dfa::DFA, cache: &mut hybrid::dfa::Cache, path: &[u8])
         }
     }
     state = dfa.next_eoi_state(cache, state).ok()?;
-    state
-        .is_match()
-        .then(|| dfa.match_pattern(cache, state, 0).as_usize())
+    state.is_match().then(|| dfa.match_pattern(cache, state, 0).as_usize())
 }

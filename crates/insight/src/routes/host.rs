@@ -52,11 +52,7 @@ impl DomainPattern {
             return Err("a label between two dots is empty");
         }
         let name = name.into_bytes().into_boxed_slice();
-        Ok(if wildcard {
-            Self::Wildcard(name)
-        } else {
-            Self::Exact(name)
-        })
+        Ok(if wildcard { Self::Wildcard(name) } else { Self::Exact(name) })
     }
 
     /// Bytes that are fixed: the more, the more specific.
@@ -87,10 +83,7 @@ impl HostBuf {
         let mut bytes = [0; MAX_HOST_BYTES];
         bytes.get_mut(..name.len())?.copy_from_slice(name);
         bytes.make_ascii_lowercase();
-        Some(Self {
-            bytes,
-            len: name.len(),
-        })
+        Some(Self { bytes, len: name.len() })
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -109,11 +102,7 @@ fn without_port(raw: &[u8]) -> &[u8] {
 }
 
 pub(super) fn label_count(name: &[u8]) -> usize {
-    if name.is_empty() {
-        0
-    } else {
-        name.iter().filter(|&&byte| byte == b'.').count() + 1
-    }
+    if name.is_empty() { 0 } else { name.iter().filter(|&&byte| byte == b'.').count() + 1 }
 }
 
 /// The tails of a host which a `*.` may leave: after each dot, from the right, at most `labels` labels;

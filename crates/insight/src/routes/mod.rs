@@ -200,11 +200,7 @@ impl Routes {
     pub fn compile(rules: &[Rule]) -> Result<Self, RouteError> {
         if rules.len() > MAX_RULES {
             let problem = RouteProblem::TooMany(rules.len());
-            return Err(RouteError {
-                rule: MAX_RULES,
-                field: Field::Rule,
-                problem,
-            });
+            return Err(RouteError { rule: MAX_RULES, field: Field::Rule, problem });
         }
         let mut parsed = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
@@ -353,12 +349,7 @@ impl ParsedRule {
             (DomainPattern::Any, _) => 4,
         };
         let literal = std::cmp::Reverse(self.path.literal_prefix());
-        (
-            class,
-            priority,
-            literal,
-            std::cmp::Reverse(self.domain.literal_len()),
-        )
+        (class, priority, literal, std::cmp::Reverse(self.domain.literal_len()))
     }
 }
 
@@ -412,9 +403,7 @@ impl Builders {
         }
         for (suffix, builder) in self.wildcard {
             routes.wildcard_labels = routes.wildcard_labels.max(host::label_count(&suffix));
-            routes
-                .wildcard_domains
-                .insert(suffix, builder.finish(&mut budget)?);
+            routes.wildcard_domains.insert(suffix, builder.finish(&mut budget)?);
         }
         Ok(())
     }

@@ -28,12 +28,7 @@ pub(super) enum PathPattern {
 impl PathPattern {
     pub(super) fn parse(path: Option<&str>) -> Result<Self, RouteProblem> {
         let Some(path) = path else { return Ok(Self::Any) };
-        let refuse = |why| {
-            Err(RouteProblem::Path {
-                path: path.chars().take(80).collect(),
-                why,
-            })
-        };
+        let refuse = |why| Err(RouteProblem::Path { path: path.chars().take(80).collect(), why });
         if path.len() > MAX_PATTERN_BYTES {
             return refuse("it is longer than 1024 bytes");
         }
@@ -57,10 +52,7 @@ impl PathPattern {
             return refuse("a single `*` stays inside one segment: begin with `/` or `**`");
         }
         let literal_prefix = path.find('*').unwrap_or(0);
-        Ok(Self::Hir {
-            hir: glob(path.as_bytes()),
-            literal_prefix,
-        })
+        Ok(Self::Hir { hir: glob(path.as_bytes()), literal_prefix })
     }
 
     /// Bytes before the first place where anything may stand.
@@ -103,11 +95,7 @@ fn glob(pattern: &[u8]) -> Hir {
             (_, false) => repeat(segment_byte(), 0),
         });
         // After `/**/` the next part starts behind a slash.
-        before = if stars > 1 && whole_segment {
-            Some(b'/')
-        } else {
-            Some(b'*')
-        };
+        before = if stars > 1 && whole_segment { Some(b'/') } else { Some(b'*') };
     }
     Hir::concat(parts)
 }
@@ -123,11 +111,7 @@ fn parse_regex(expression: &str) -> Result<PathPattern, RouteProblem> {
         .parse(expression)
         .map_err(|error| refuse(&error))?;
     thompson::Compiler::new()
-        .configure(
-            thompson::Config::new()
-                .utf8(false)
-                .nfa_size_limit(Some(MAX_REGEX_NFA_BYTES)),
-        )
+        .configure(thompson::Config::new().utf8(false).nfa_size_limit(Some(MAX_REGEX_NFA_BYTES)))
         .build_from_hir(&hir)
         .map_err(|error| refuse(&error))?;
     let anchored = hir.properties().look_set_prefix().contains(Look::Start);
@@ -144,11 +128,7 @@ fn parse_regex(expression: &str) -> Result<PathPattern, RouteProblem> {
 
 /// The parser draws its message over several lines; the last one says what is wrong.
 fn one_line(message: &str) -> String {
-    let last = message
-        .lines()
-        .rfind(|line| !line.trim().is_empty())
-        .unwrap_or(message)
-        .trim();
+    let last = message.lines().rfind(|line| !line.trim().is_empty()).unwrap_or(message).trim();
     last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
@@ -157,27 +137,14 @@ fn any_bytes() -> Hir {
 }
 
 fn segment_byte() -> Hir {
-    let ranges = [
-        ClassBytesRange::new(0, b'/' - 1),
-        ClassBytesRange::new(b'/' + 1, 255),
-    ];
+    let ranges = [ClassBytesRange::new(0, b'/' - 1), ClassBytesRange::new(b'/' + 1, 255)];
     Hir::class(Class::Bytes(ClassBytes::new(ranges)))
 }
 
 fn repeat(hir: Hir, min: u32) -> Hir {
-    Hir::repetition(Repetition {
-        min,
-        max: None,
-        greedy: true,
-        sub: Box::new(hir),
-    })
+    Hir::repetition(Repetition { min, max: None, greedy: true, sub: Box::new(hir) })
 }
 
 fn optional(hir: Hir) -> Hir {
-    Hir::repetition(Repetition {
-        min: 0,
-        max: Some(1),
-        greedy: true,
-        sub: Box::new(hir),
-    })
+    Hir::repetition(Repetition { min: 0, max: Some(1), greedy: true, sub: Box::new(hir) })
 }

@@ -35,11 +35,7 @@ impl Prefixes {
                 parent = entry.parent;
             }
             let inherited = parent.and_then(|at| entries.get(at)).map(|entry| entry.best);
-            entries.push(Prefix {
-                bytes,
-                parent,
-                best: inherited.map_or(rank, |best| best.min(rank)),
-            });
+            entries.push(Prefix { bytes, parent, best: inherited.map_or(rank, |best| best.min(rank)) });
         }
         Self { entries }
     }

@@ -4,12 +4,7 @@ use super::*;
 
 fn rule(domain: &str, path: &str, service: &str, priority: i32) -> Rule {
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    Rule {
-        domain: given(domain),
-        path: given(path),
-        service: service.to_owned(),
-        priority,
-    }
+    Rule { domain: given(domain), path: given(path), service: service.to_owned(), priority }
 }
 
 fn contract() -> Vec<Rule> {
@@ -24,9 +19,7 @@ fn contract() -> Vec<Rule> {
 #[track_caller]
 fn expect(rules: &[Rule], host: &str, path: &str, service: Option<&str>) {
     let routes = Routes::compile(rules).unwrap();
-    let found = routes
-        .service(host.as_bytes(), path.as_bytes())
-        .map(|id| routes.name(id));
+    let found = routes.service(host.as_bytes(), path.as_bytes()).map(|id| routes.name(id));
     assert_eq!(found, service, "{host}{path}");
 }
 
@@ -63,12 +56,7 @@ fn classes_in_order() {
         rule("a.example.com", "/v1/users/7", "exact", 4),
     ];
     while let Some(best) = rules.last() {
-        expect(
-            &rules,
-            "a.example.com",
-            "/v1/users/7",
-            Some(&best.service.clone()),
-        );
+        expect(&rules, "a.example.com", "/v1/users/7", Some(&best.service.clone()));
         rules.pop();
     }
 }
@@ -107,20 +95,12 @@ fn globs() {
         ("/a/*", &["/a/", "/a/b", "/a/b/c"], &["/a", "/ab"]),
         ("/a*", &["/a", "/ab", "/a/b"], &["/b"]),
         ("/a/**", &["/a/", "/a/b/c"], &["/a"]),
-        (
-            "/a/*/c",
-            &["/a/b/c", "/a/../c"],
-            &["/a//c", "/a/b/b/c", "/a/c", "/a/b/c/"],
-        ),
+        ("/a/*/c", &["/a/b/c", "/a/../c"], &["/a//c", "/a/b/b/c", "/a/c", "/a/b/c/"]),
         ("/a/x*y/c", &["/a/xy/c", "/a/x1y/c"], &["/a/x/y/c", "/a/x1/c"]),
         ("/a/*/", &["/a/b/"], &["/a/b", "/a//", "/a/b/c/"]),
         ("/a/*/c/*", &["/a/b/c/", "/a/b/c/d/e"], &["/a/b/c", "/a/b/d/c/"]),
         ("/**/b", &["/b", "/a/b", "/a/a/b"], &["/ab", "b", "/b/"]),
-        (
-            "/a/**/b",
-            &["/a/b", "/a/x/b", "/a/x/y/b", "/a//b"],
-            &["/a/xb", "/ab"],
-        ),
+        ("/a/**/b", &["/a/b", "/a/x/b", "/a/x/y/b", "/a//b"], &["/a/xb", "/ab"]),
         ("**.png", &["/x.png", "/a/b.png"], &["/x.png/", "/xpng"]),
         ("*", &["/", "", "/a"], &[]),
         ("~^/v[0-9]+/", &["/v1/", "/v22/x"], &["/v/", "/a/v1/"]),
@@ -130,16 +110,10 @@ fn globs() {
     ] {
         let routes = Routes::compile(&[rule("", glob, "s", 0)]).unwrap();
         for path in yes {
-            assert!(
-                routes.service(b"h", path.as_bytes()).is_some(),
-                "{glob} must match {path}"
-            );
+            assert!(routes.service(b"h", path.as_bytes()).is_some(), "{glob} must match {path}");
         }
         for path in no {
-            assert!(
-                routes.service(b"h", path.as_bytes()).is_none(),
-                "{glob} must not match {path}"
-            );
+            assert!(routes.service(b"h", path.as_bytes()).is_none(), "{glob} must not match {path}");
         }
     }
 }
@@ -171,13 +145,7 @@ fn refused_with_a_reason() {
         ("", "/a?b=*", "s", Field::Path, "query"),
         ("", "~(", "s", Field::Path, "unclosed group"),
         ("", "~(a{500}){500}", "s", Field::Path, "exceeded limit"),
-        (
-            "",
-            "~(((a{100}){100}){100}){100}",
-            "s",
-            Field::Path,
-            "exceeded limit",
-        ),
+        ("", "~(((a{100}){100}){100}){100}", "s", Field::Path, "exceeded limit"),
     ] {
         let error =
             Routes::compile(&[rule("", "/fine", "s", 0), rule(domain, path, service, 0)]).unwrap_err();
@@ -193,17 +161,13 @@ fn refused_with_a_reason() {
 /// Tables that would grow exponentially are built lazily and give the same answers.
 #[test]
 fn hostile_sets_stay_small() {
-    let rules: Vec<Rule> = (0..40)
-        .map(|i| rule("", &format!("/**/k{i}/**/z"), &format!("s{i}"), i))
-        .collect();
+    let rules: Vec<Rule> =
+        (0..40).map(|i| rule("", &format!("/**/k{i}/**/z"), &format!("s{i}"), i)).collect();
     let routes = Routes::compile(&rules).unwrap();
     assert!(routes.any_domain.automaton.as_ref().unwrap().is_lazy());
     let path: String = (0..40).rev().map(|i| format!("/k{i}")).collect::<String>() + "/z";
     assert_eq!(routes.find(b"", path.as_bytes()).map(|found| found.rule), Some(0));
-    assert_eq!(
-        routes.find(b"", b"/a/k17/k20/k21/z").map(|found| found.rule),
-        Some(17)
-    );
+    assert_eq!(routes.find(b"", b"/a/k17/k20/k21/z").map(|found| found.rule), Some(17));
     assert_eq!(routes.find(b"", b"/a/k17/k20/k21").map(|found| found.rule), None);
 }
 
@@ -294,20 +258,9 @@ mod naive {
         let key = |(index, rule): (usize, &Rule)| {
             let class = applies(rule, host, path)?;
             let path_literal = rule.path.as_deref().map_or(0, literal);
-            let domain = rule
-                .domain
-                .as_deref()
-                .unwrap_or("")
-                .trim_start_matches("*.")
-                .trim_matches('*')
-                .len();
-            Some((
-                class,
-                rule.priority,
-                Reverse(path_literal),
-                Reverse(domain),
-                index,
-            ))
+            let domain =
+                rule.domain.as_deref().unwrap_or("").trim_start_matches("*.").trim_matches('*').len();
+            Some((class, rule.priority, Reverse(path_literal), Reverse(domain), index))
         };
         rules.iter().enumerate().filter_map(key).min().map(|best| best.4)
     }
@@ -341,15 +294,9 @@ impl Random {
 
 #[test]
 fn same_as_the_naive_walk() {
-    let domains = [
-        "", "", "*", "a.b", "*.b", "*.a.b", "c.a.b", "B", "a.b.", "*.c.a.b",
-    ];
-    let hosts = [
-        "", "a.b", "A.B:80", "c.a.b", "x.a.b", "x.c.a.b.", "b", "a.b.:1", "zz", "\u{fffd}", ".b",
-    ];
-    let parts = [
-        "/", "/a", "/b", "a", "b", "c", "/ab", "*", "/*", "**", "/**/", "/*/",
-    ];
+    let domains = ["", "", "*", "a.b", "*.b", "*.a.b", "c.a.b", "B", "a.b.", "*.c.a.b"];
+    let hosts = ["", "a.b", "A.B:80", "c.a.b", "x.a.b", "x.c.a.b.", "b", "a.b.:1", "zz", "\u{fffd}", ".b"];
+    let parts = ["/", "/a", "/b", "a", "b", "c", "/ab", "*", "/*", "**", "/**/", "/*/"];
     let text = ["/", "/a", "/b", "a", "b", "c", "/ab", "//", "*"];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut lookups, mut hits) = (0, 0);
@@ -377,11 +324,7 @@ fn same_as_the_naive_walk() {
             let path = random.joined(&text, 6);
             let found = routes.find(host.as_bytes(), path.as_bytes());
             let expected = naive::find(&rules, host.as_bytes(), path.as_bytes());
-            assert_eq!(
-                found.map(|found| found.rule),
-                expected,
-                "{host} {path} {rules:#?}"
-            );
+            assert_eq!(found.map(|found| found.rule), expected, "{host} {path} {rules:#?}");
             if let Some(found) = found {
                 assert_eq!(routes.name(found.service), rules[found.rule].service);
                 hits += 1;
@@ -389,18 +332,14 @@ fn same_as_the_naive_walk() {
             lookups += 1;
         }
     }
-    assert!(
-        hits * 4 > lookups,
-        "the random requests must hit rules: {hits} of {lookups}"
-    );
+    assert!(hits * 4 > lookups, "the random requests must hit rules: {hits} of {lookups}");
 }
 
 /// Random bytes as rules: refused or compiled, never a panic.
 #[test]
 fn any_text_as_a_rule() {
-    let parts = [
-        "/", "*", "~", "^", "(", ")", "[", "]", "{9}", "|", "a", ".", "\\", "?", "é", "\u{0}", "-", "$",
-    ];
+    let parts =
+        ["/", "*", "~", "^", "(", ")", "[", "]", "{9}", "|", "a", ".", "\\", "?", "é", "\u{0}", "-", "$"];
     let mut random = Random(7);
     let mut compiled = 0;
     for _ in 0..3000 {

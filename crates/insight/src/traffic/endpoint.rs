@@ -114,11 +114,7 @@ impl Endpoint {
     }
 
     pub(super) fn count(&mut self, status: u16, protocol: Protocol) {
-        match self
-            .requests
-            .iter_mut()
-            .find(|(s, p, _)| *s == status && *p == protocol)
-        {
+        match self.requests.iter_mut().find(|(s, p, _)| *s == status && *p == protocol) {
             Some((_, _, n)) => *n += 1,
             None => self.requests.push((status, protocol, 1)),
         }

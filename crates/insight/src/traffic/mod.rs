@@ -32,11 +32,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            hosts: 1000,
-            paths: 4000,
-            endpoints: 2000,
-        }
+        Self { hosts: 1000, paths: 4000, endpoints: 2000 }
     }
 }
 
@@ -186,10 +182,7 @@ impl Traffic {
         let mut services: Vec<Arc<str>> = vec![Arc::from("")];
         services.extend(routes.services().map(|(_, name)| Arc::from(name)));
         Self {
-            groups: PathGroups::new(Limits {
-                max_groups: bounds.paths,
-                ..Limits::default()
-            }),
+            groups: PathGroups::new(Limits { max_groups: bounds.paths, ..Limits::default() }),
             gateways: Names::new(64),
             hosts: Names::new(bounds.hosts),
             bounds,
@@ -230,9 +223,7 @@ impl Traffic {
             self.folded.hosts += 1;
         }
         let route = self.routes.find(seen.host.as_bytes(), seen.path.as_bytes());
-        let service = route
-            .and_then(|route| u32::try_from(route.service.index() + 1).ok())
-            .unwrap_or(0);
+        let service = route.and_then(|route| u32::try_from(route.service.index() + 1).ok()).unwrap_or(0);
         let path = self.path(host, seen, route.map(|route| route.rule));
         if path == OTHER_PATH {
             self.folded.paths += 1;
@@ -240,13 +231,7 @@ impl Traffic {
         self.last_ended_ns = self.last_ended_ns.max(now);
         self.count_endpoint(
             seen,
-            EndpointKey {
-                gateway: seen.gateway,
-                host,
-                path,
-                service,
-                method: seen.method,
-            },
+            EndpointKey { gateway: seen.gateway, host, path, service, method: seen.method },
         );
         self.count_tables(seen, host, path, service);
         Place { path, service }
@@ -266,12 +251,7 @@ impl Traffic {
         let Some(index) = group.index() else {
             return OTHER_PATH;
         };
-        if let Some(path) = self
-            .by_group
-            .get(index)
-            .copied()
-            .filter(|path| *path != OTHER_PATH)
-        {
+        if let Some(path) = self.by_group.get(index).copied().filter(|path| *path != OTHER_PATH) {
             return path;
         }
         let name = Arc::from(self.groups.name(group));
@@ -321,11 +301,7 @@ impl Traffic {
         let mut key = key;
         if self.endpoints.len() >= self.bounds.endpoints {
             self.folded.endpoints += 1;
-            key = EndpointKey {
-                host: 0,
-                path: OTHER_PATH,
-                ..key
-            };
+            key = EndpointKey { host: 0, path: OTHER_PATH, ..key };
             if let Some(index) = self.index.get(&key) {
                 return *index;
             }
@@ -399,9 +375,7 @@ impl Traffic {
     /// A service's name; empty for none.
     #[must_use]
     pub fn service_name(&self, service: u32) -> Arc<str> {
-        let name = usize::try_from(service)
-            .ok()
-            .and_then(|index| self.services.get(index));
+        let name = usize::try_from(service).ok().and_then(|index| self.services.get(index));
         name.map_or_else(|| Arc::from(""), Arc::clone)
     }
 
@@ -450,10 +424,7 @@ impl Traffic {
                 },
                 Dimension::StatusClass => CLASSES.get(index).copied().unwrap_or("none").to_owned(),
                 Dimension::Service => self.service_name(id).to_string(),
-                Dimension::Protocol => PROTOCOLS
-                    .get(index)
-                    .map_or("", |protocol| protocol.name())
-                    .to_owned(),
+                Dimension::Protocol => PROTOCOLS.get(index).map_or("", |protocol| protocol.name()).to_owned(),
             }
         };
         table

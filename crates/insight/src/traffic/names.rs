@@ -20,11 +20,7 @@ impl Names {
     /// At most `max` names.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self {
-            ids: HashMap::default(),
-            names: vec![Arc::from(OTHER)],
-            max,
-        }
+        Self { ids: HashMap::default(), names: vec![Arc::from(OTHER)], max }
     }
 
     /// The id of a name.
@@ -48,9 +44,6 @@ impl Names {
     #[must_use]
     pub fn name(&self, id: u32) -> Arc<str> {
         let index = usize::try_from(id).unwrap_or(0);
-        self.names
-            .get(index)
-            .or(self.names.first())
-            .map_or_else(|| Arc::from(OTHER), Arc::clone)
+        self.names.get(index).or(self.names.first()).map_or_else(|| Arc::from(OTHER), Arc::clone)
     }
 }

@@ -118,11 +118,7 @@ impl Summary {
         let rank = (q * n).ceil().clamp(1.0, n.max(1.0));
         // The sketch takes the rank as a share of the distance from first to last; half a rank more keeps
         // rounding from falling to the one before.
-        let share = if n > 1.0 {
-            ((rank - 0.5) / (n - 1.0)).min(1.0)
-        } else {
-            q
-        };
+        let share = if n > 1.0 { ((rank - 0.5) / (n - 1.0)).min(1.0) } else { q };
         self.sketch.quantile(share).ok().flatten()
     }
 

@@ -44,9 +44,7 @@ pub fn all() -> &'static [Row] {
 /// can tell, and [`nearest`] names all of them first. `version` may carry OpenResty's fourth number.
 pub fn find(version: &str, signature: &str) -> Option<&'static Row> {
     let version = core_version(version);
-    let mut same = all()
-        .iter()
-        .filter(|row| row.version == version && row.signature == signature);
+    let mut same = all().iter().filter(|row| row.version == version && row.signature == signature);
     let row = same.next()?;
     same.next().is_none().then_some(row)
 }
@@ -59,10 +57,9 @@ pub fn find(version: &str, signature: &str) -> Option<&'static Row> {
 pub fn nearest(version: &str) -> impl Iterator<Item = &'static Row> {
     let mut found: Vec<_> = match numbers(version) {
         None => Vec::new(),
-        Some(wanted) => all()
-            .iter()
-            .filter_map(|row| Some((distance(wanted, numbers(row.version)?)?, row)))
-            .collect(),
+        Some(wanted) => {
+            all().iter().filter_map(|row| Some((distance(wanted, numbers(row.version)?)?, row))).collect()
+        }
     };
     // Stable: rows at the same distance keep the table's order.
     found.sort_by_key(|&(distance, _)| distance);
@@ -139,28 +136,11 @@ const fn layout(
         connection: {
             let [size, sent, sockaddr, socklen, ssl, pool, number, requests] = connection;
             let ssl = if ssl == 0 { None } else { Some(ssl) };
-            ConnectionLayout {
-                size,
-                sent,
-                sockaddr,
-                socklen,
-                ssl,
-                pool,
-                number,
-                requests,
-            }
+            ConnectionLayout { size, sent, sockaddr, socklen, ssl, pool, number, requests }
         },
         table_elt_value,
         upstream_state: {
-            let [
-                size,
-                status,
-                response_time,
-                connect_time,
-                header_time,
-                bytes_received,
-                peer,
-            ] = upstream;
+            let [size, status, response_time, connect_time, header_time, bytes_received, peer] = upstream;
             UpstreamStateLayout {
                 size,
                 status,
@@ -209,10 +189,7 @@ mod tests {
         for row in all() {
             assert!(numbers(row.version).is_some(), "{row:?}");
             assert!(row.signature.starts_with("8,4,8,"), "{row:?}");
-            assert!(
-                row.signature[6..].bytes().all(|b| b == b'0' || b == b'1'),
-                "{row:?}"
-            );
+            assert!(row.signature[6..].bytes().all(|b| b == b'0' || b == b'1'), "{row:?}");
             assert!(!row.shipped_by.is_empty());
         }
     }
@@ -241,29 +218,9 @@ mod tests {
             ];
             words(&inside, r.size);
             let c = &layout.connection;
-            words(
-                &[
-                    c.sent,
-                    c.sockaddr,
-                    c.socklen,
-                    c.ssl.unwrap_or(8),
-                    c.pool,
-                    c.number,
-                    c.requests,
-                ],
-                c.size,
-            );
+            words(&[c.sent, c.sockaddr, c.socklen, c.ssl.unwrap_or(8), c.pool, c.number, c.requests], c.size);
             let u = &layout.upstream_state;
-            words(
-                &[
-                    u.response_time,
-                    u.connect_time,
-                    u.header_time,
-                    u.bytes_received,
-                    u.peer,
-                ],
-                u.size,
-            );
+            words(&[u.response_time, u.connect_time, u.header_time, u.bytes_received, u.peer], u.size);
             assert_eq!(u.status, 0);
             // Two words of `ngx_str_t key` and the hash stand before it.
             assert_eq!(layout.table_elt_value, 24);
@@ -274,10 +231,7 @@ mod tests {
     fn words(offsets: &[u16], size: u16) {
         assert_eq!(size % 8, 0);
         for (i, offset) in offsets.iter().enumerate() {
-            assert!(
-                offset % 8 == 0 && *offset > 0 && *offset < size,
-                "{offset} of {size}"
-            );
+            assert!(offset % 8 == 0 && *offset > 0 && *offset < size, "{offset} of {size}");
             assert!(!offsets[i + 1..].contains(offset), "{offset} twice");
         }
     }
@@ -302,9 +256,8 @@ mod tests {
     fn a_backported_field_makes_the_key_ambiguous() {
         let compat = "8,4,8,0011111111010111011111111111111111";
         assert_eq!(find("1.25.3.2", compat), None);
-        let both: Vec<_> = nearest("1.25.3.2")
-            .filter(|row| row.version == "1.25.3" && row.signature == compat)
-            .collect();
+        let both: Vec<_> =
+            nearest("1.25.3.2").filter(|row| row.version == "1.25.3" && row.signature == compat).collect();
         assert_eq!(both.len(), 2);
         assert!(both.iter().any(|row| row.shipped_by == "Kong 3.9.3"));
     }
@@ -332,10 +285,7 @@ mod tests {
 
     #[test]
     fn without_tls_there_is_no_ssl_field() {
-        let row = all()
-            .iter()
-            .find(|row| row.shipped_by == "source, without TLS")
-            .unwrap();
+        let row = all().iter().find(|row| row.shipped_by == "source, without TLS").unwrap();
         assert_eq!(row.layout.connection.ssl, None);
     }
 }
