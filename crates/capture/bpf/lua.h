@@ -9,9 +9,12 @@
 #pragma once
 
 #define LUA_DEPTH 8
+#define LUA_PHASE_CONTENT 2
 #define LUA_PHASE_LOG 6
+#define LUA_PHASE_OTHER 7
 
-/* In a cookie: the phase, and which argument of the function is the request. */
+/* In a cookie: the phase (`other`: that of the frame around it, if there is one), and which argument of the
+ * function is the request. */
 #define LUA_COOKIE_PHASE(cookie) ((cookie) & (NGINX_LUA_PHASES - 1))
 #define LUA_COOKIE_SECOND(cookie) ((cookie) & 8)
 
@@ -88,6 +91,8 @@ int nginx_lua_enter(struct pt_regs *ctx) {
         return 0;
     struct lua_frame *frame = &stack->frames[depth & (LUA_DEPTH - 1)];
     frame->phase = LUA_COOKIE_PHASE(cookie);
+    if (frame->phase == LUA_PHASE_OTHER && depth)
+        frame->phase = stack->frames[(depth - 1) & (LUA_DEPTH - 1)].phase;
     frame->request = LUA_COOKIE_SECOND(cookie) ? second : first;
     frame->inner_ns = 0;
     frame->entered_ns = bpf_ktime_get_ns();
@@ -109,7 +114,8 @@ int nginx_lua_leave(struct pt_regs *ctx) {
         return 0;
     struct lua_frame *frame = &stack->frames[depth & (LUA_DEPTH - 1)];
     __u64 phase = frame->phase & (NGINX_LUA_PHASES - 1);
-    if (phase != LUA_COOKIE_PHASE(bpf_get_attach_cookie(ctx))) {
+    __u64 expected = LUA_COOKIE_PHASE(bpf_get_attach_cookie(ctx));
+    if (expected != LUA_PHASE_OTHER && phase != expected) {
         stack->depth = 0; /* attached in the middle of a phase: begin anew */
         return 0;
     }
@@ -117,12 +123,16 @@ int nginx_lua_leave(struct pt_regs *ctx) {
     __u64 own = spent - frame->inner_ns;
     if (depth)
         stack->frames[(depth - 1) & (LUA_DEPTH - 1)].inner_ns += spent;
-    worker->lua_calls[phase]++;
+    struct lua_key key = lua_key(index, worker, frame->request);
+    struct lua_times *times = bpf_map_lookup_elem(&request_lua, &key);
+    /* A thread that slept goes on outside of any handler: it is its request's content. */
+    if (phase == LUA_PHASE_OTHER && times && times->ns[LUA_PHASE_CONTENT])
+        phase = LUA_PHASE_CONTENT;
+    if (!depth || expected != LUA_PHASE_OTHER)
+        worker->lua_calls[phase]++;
     worker->lua_ns[phase] += own;
     if (phase == LUA_PHASE_LOG)
         return 0;
-    struct lua_key key = lua_key(index, worker, frame->request);
-    struct lua_times *times = bpf_map_lookup_elem(&request_lua, &key);
     if (times) {
         times->ns[phase] += own;
         return 0;

@@ -240,7 +240,7 @@ fn gateway(
     let attached =
         probe.set_layout(id, &first.layout).and_then(|()| probe.attach(&exe, Sites { start: None, end }, id));
     match attached {
-        Ok(attachment) => watched.push((name, Watched::new(binary, master.pid, attachment))),
+        Ok(attachment) => watched.push((name, Watched::new(binary, attachment))),
         Err(error) => report.add(Mark::Bad, &name, &error.to_string()),
     }
 }

@@ -12,8 +12,8 @@ use crate::{binary::file_offset, process::ProcRoot};
 /// Phase (by its index in the event's list), function, which of its arguments is the request.
 ///
 /// The handlers of rewrite and access are entered anew when a phase that waited goes on; content goes on in
-/// `ngx_http_lua_wev_handler`.
-const FUNCTIONS: [(u8, &str, u8); 10] = [
+/// `ngx_http_lua_wev_handler`, or after a sleep in `ngx_http_lua_run_thread` alone, which all of them run.
+const FUNCTIONS: [(u8, &str, u8); 11] = [
     (0, "ngx_http_lua_server_rewrite_handler", 1),
     (0, "ngx_http_lua_rewrite_handler", 1),
     (1, "ngx_http_lua_access_handler", 1),
@@ -24,6 +24,7 @@ const FUNCTIONS: [(u8, &str, u8); 10] = [
     (4, "ngx_http_lua_header_filter_by_chunk", 2),
     (5, "ngx_http_lua_body_filter_by_chunk", 2),
     (6, "ngx_http_lua_log_handler", 1),
+    (7, "ngx_http_lua_run_thread", 2),
 ];
 
 /// One function that runs a phase.

@@ -267,7 +267,7 @@ impl Agent {
                 for remark in &binary.remarks {
                     self.folding.say(Level::Warn, remark);
                 }
-                let watched = Watched::new(Arc::clone(binary), process.pid, attachment);
+                let watched = Watched::new(Arc::clone(binary), attachment);
                 match self.watched.get_mut(free) {
                     Some(place) => *place = Some(watched),
                     None => self.watched.push(Some(watched)),
@@ -291,7 +291,8 @@ impl Agent {
         ledger.set(Stage::Capture, "worker_table_full", self.probe.no_worker());
         ledger.set(Stage::Export, "log_blocked", self.folding.log.lost());
         let requests = self.folding.traffic.all().requests();
-        for (level, text) in self.lua.tick(&mut self.probe, &self.folding.root, &self.watched, requests) {
+        let pids = self.folding.fleet.pids();
+        for (level, text) in self.lua.tick(&mut self.probe, &self.folding.root, &pids, requests) {
             self.folding.say(level, &text);
         }
         if self.window.is_over(now) {

@@ -156,6 +156,11 @@ impl Fleet {
         }
     }
 
+    /// Workers that have served requests, as the agent's `/proc` names them.
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.values().map(|member| member.agent_pid).filter(|pid| *pid != 0).collect()
+    }
+
     /// Rows whose process is gone.
     pub fn dead(&self, exited: &[u32], look: bool) -> Vec<u32> {
         let gone = |member: &Member| {

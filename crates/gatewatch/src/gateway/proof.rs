@@ -50,8 +50,6 @@ enum State {
 pub struct Watched {
     /// What it is.
     pub binary: Arc<Binary>,
-    /// A process that runs it, or did.
-    pub pid: u32,
     /// Its probes: detached with it.
     _attachment: Attachment,
     candidate: usize,
@@ -60,10 +58,9 @@ pub struct Watched {
 
 impl Watched {
     /// Begins with the first candidate.
-    pub fn new(binary: Arc<Binary>, pid: u32, attachment: Attachment) -> Self {
+    pub fn new(binary: Arc<Binary>, attachment: Attachment) -> Self {
         Self {
             binary,
-            pid,
             _attachment: attachment,
             candidate: 0,
             state: State::Proving { agreed: 0, held: Vec::new() },

@@ -1,0 +1,50 @@
+# The front door. `make help` lists what there is.
+
+IMG        ?= gatewatch
+VERSION    ?= $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
+COMMIT_SHA ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+
+CARGO        ?= cargo
+CLANG_FORMAT ?= clang-format-16
+RELEASE      := $(or $(CARGO_TARGET_DIR),target)/release/gatewatch
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build demo test lint bench fuzz clean
+
+help: ## Show this
+	@echo "gatewatch: shows, from the kernel, what a gateway really does. Linux only."
+	@echo
+	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "  IMG=$(IMG) VERSION=$(VERSION) COMMIT_SHA=$(COMMIT_SHA)"
+
+setup: ## Install what build, demo and tests need (Debian; root)
+	@scripts/setup
+
+build: ## Build the release binary
+	$(CARGO) build --release --locked --bin gatewatch
+	@echo "built: $(RELEASE)"
+
+demo: setup build ## Watch a real gateway under load for DEMO_SECONDS (30), and check the counts (root)
+	@GATEWATCH="$(RELEASE)" demo/run
+
+test: setup lint ## Everything that is checked: lint, all tests, kernel ones included, nginx layouts (root)
+	@CARGO="$(CARGO)" scripts/test
+
+lint: ## Formatting of Rust and C, and clippy
+	$(CARGO) fmt --all --check
+	$(CLANG_FORMAT) --dry-run -Werror crates/capture/bpf/*.c crates/capture/bpf/*.h
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+bench: ## Measure what gatewatch costs a gateway (root)
+	@scripts/setup bench
+	@if [ -x bench/run ]; then bench/run; else echo "there is no bench/run yet" >&2; exit 1; fi
+
+fuzz: ## Fuzz the parsers of untrusted bytes, FUZZ_SECONDS (20) each
+	@scripts/setup fuzz
+	@fuzz/run
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf fuzz/target
