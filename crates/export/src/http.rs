@@ -11,7 +11,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// A hot loop that has not turned for so long is not healthy.
 const STALE: u64 = 5_000_000_000;
 
+/// Warnings that wait to be logged.
+const WARNINGS_MAX: usize = 100;
+
 /// Where the hot loop and the server meet. The loop never waits for the server.
 #[derive(Debug)]
 pub struct Exchange {
@@ -41,6 +44,7 @@ pub struct Exchange {
     latest: watch::Sender<Arc<Snapshot>>,
     turned_ns: AtomicU64,
     ready: AtomicBool,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Default for Exchange {
@@ -50,6 +54,7 @@ impl Default for Exchange {
             latest: watch::Sender::new(Arc::default()),
             turned_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            warnings: Mutex::default(),
         }
     }
 }
@@ -70,6 +75,20 @@ impl Exchange {
     /// For the hot loop: a gateway is watched, or none is.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// For others than the hot loop: a warning for the log, which is the hot loop's.
+    pub fn say(&self, warning: String) {
+        if let Ok(mut warnings) = self.warnings.lock()
+            && warnings.len() < WARNINGS_MAX
+        {
+            warnings.push(warning);
+        }
+    }
+
+    /// For the hot loop: what others had to say.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.try_lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default()
     }
 
     /// A snapshot not older than this call, if the hot loop publishes one in time, else the last.

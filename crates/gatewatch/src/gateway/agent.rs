@@ -33,7 +33,7 @@ use super::{
     fleet::Fleet,
     lua::LuaProbes,
     proof::{Outcome, Watched},
-    publish,
+    publish, status,
     watch::{self, Finding, Watcher},
 };
 use crate::settings;
@@ -59,6 +59,7 @@ pub struct Agent {
     next_tick_ns: u64,
     exited: Vec<u32>,
     lua: LuaProbes,
+    status: status::Slot,
 }
 
 /// What a record needs on its way to being counted: apart from the probe, so that both can be borrowed.
@@ -78,7 +79,12 @@ impl Agent {
     ///
     /// # Errors
     /// The kernel's refusal, or a configuration that does not hold.
-    pub fn new(config: &Config, exchange: Arc<Exchange>, lua_wanted: Arc<AtomicBool>) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        exchange: Arc<Exchange>,
+        lua_wanted: Arc<AtomicBool>,
+        status: status::Slot,
+    ) -> Result<Self> {
         let root = ProcRoot::default();
         let names = settings::process_names(config);
         let mut log = Log::new(settings::log(config), io::stdout()).context("cannot start the log")?;
@@ -130,6 +136,7 @@ impl Agent {
             next_tick_ns: 0,
             exited: Vec::new(),
             lua: LuaProbes::new(lua_wanted),
+            status,
         })
     }
 
@@ -142,7 +149,7 @@ impl Agent {
             self.tick(now);
         }
         if self.exchange.turn(now) {
-            self.exchange.publish(publish::snapshot(
+            let mut snapshot = publish::snapshot(
                 &self.probe,
                 &mut self.folding.fleet,
                 &self.folding.traffic,
@@ -150,7 +157,16 @@ impl Agent {
                 &self.window,
                 &self.watched,
                 self.folding.clock_offset,
-            ));
+            );
+            let learned = self.status.try_lock().ok().and_then(|learned| *learned);
+            // What was read from memory is newer; of several gateways the page does not tell whose it is.
+            if let (Some(learned), [gateway]) = (learned, snapshot.gateways.as_mut_slice())
+                && gateway.coverage.is_none()
+            {
+                gateway.counted_by_gateway = Some(learned.counted);
+                gateway.coverage = learned.coverage;
+            }
+            self.exchange.publish(snapshot);
         }
         self.folding.log.flush();
         if read < BATCH {

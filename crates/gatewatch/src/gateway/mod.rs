@@ -6,6 +6,7 @@ mod fleet;
 mod lua;
 pub mod proof;
 mod publish;
+mod status;
 mod watch;
 
 use std::{
@@ -43,13 +44,14 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
     })?;
 
     let lua_wanted = Arc::new(AtomicBool::new(config.gateway.lua_phases));
+    let status = status::Slot::default();
     let hot = {
-        let lua_wanted = Arc::clone(&lua_wanted);
+        let (lua_wanted, status) = (Arc::clone(&lua_wanted), Arc::clone(&status));
         let (exchange, stop, config) = (Arc::clone(&exchange), Arc::clone(&stop), config.clone());
         // The agent is made by the thread that runs it: its rings stay there.
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
-            match Agent::new(&config, Arc::clone(&exchange), lua_wanted) {
+            match Agent::new(&config, Arc::clone(&exchange), lua_wanted, status) {
                 Ok(mut agent) => {
                     let _waiting = started.send(Ok(()));
                     while !stop.load(Ordering::Relaxed) {
@@ -75,6 +77,9 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
         }
     };
     runtime.spawn(switch_on_signal(lua_wanted));
+    if let Some(url) = config.gateway.status_url.clone() {
+        runtime.spawn(status::ask(url, Arc::clone(&exchange), status));
+    }
     let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
     stop.store(true, Ordering::Relaxed);
     hot.join().map_err(|_| {
