@@ -47,4 +47,3 @@ fuzz: ## Fuzz the parsers of untrusted bytes, FUZZ_SECONDS (20) each
 
 clean: ## Remove what was built
 	$(CARGO) clean
-	rm -rf fuzz/target

@@ -108,6 +108,13 @@ impl<'a> RawRecord<'a> {
     }
 }
 
+/// A record as the kernel would write it: for tests and fuzzing of what reads records.
+#[doc(hidden)]
+#[must_use]
+pub fn bytes_of_record(head: &Record, text: &[u8]) -> Vec<u8> {
+    [bytes_of(head), text].concat()
+}
+
 fn value_of<T: Copy + Default>(map: &MapImpl<'_>, key: u32) -> Option<T> {
     let bytes = map.lookup(&key.to_ne_bytes(), MapFlags::ANY).ok()??;
     if bytes.len() < size_of::<T>() {

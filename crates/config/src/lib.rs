@@ -72,10 +72,18 @@ impl Config {
 
     /// Keys that are set, accepted and checked, but without effect in this version.
     pub fn not_yet_effective(&self) -> Vec<&'static str> {
+        let (domains, paths) = (&self.domain_analysis, &self.path_analysis);
         let set = [
+            ("monitoring.interval", self.monitoring.interval != Monitoring::default().interval),
             ("monitoring.filters", !self.monitoring.filters.is_empty()),
             ("metrics.endpoint", self.metrics.endpoint.is_some()),
             ("alerts.thresholds", self.alerts.enabled && self.alerts.thresholds != Thresholds::default()),
+            ("domain_analysis.enabled", !domains.enabled),
+            ("domain_analysis.track_domains", !domains.track_domains.is_empty()),
+            ("domain_analysis.exclude_domains", !domains.exclude_domains.is_empty()),
+            ("path_analysis.enabled", !paths.enabled),
+            ("path_analysis.track_paths", !paths.track_paths.is_empty()),
+            ("path_analysis.exclude_paths", !paths.exclude_paths.is_empty()),
         ];
         set.into_iter().filter_map(|(key, set)| set.then_some(key)).collect()
     }

@@ -241,7 +241,7 @@ pub struct Gateway {
     pub names: Vec<InstanceName>,
     /// nginx's `stub_status` or Kong's `/status`, to compare counts with; unset: no comparison.
     pub status_url: Option<String>,
-    /// Measure Lua phases and plugins too.
+    /// Measure Lua phases too.
     pub lua_phases: bool,
     /// How much is seen of each request.
     pub detail: Detail,
@@ -330,7 +330,7 @@ pub struct Series {
 
 impl Default for Series {
     fn default() -> Self {
-        Self { max: 20_000, max_hosts: 1000 }
+        Self { max: 50_000, max_hosts: 1000 }
     }
 }
 

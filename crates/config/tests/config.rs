@@ -66,7 +66,16 @@ fn contract_file() {
     assert!(config.path_analysis.enabled);
     assert_eq!(config.path_analysis.track_paths, ["/api/*", "/v1/*", "/v2/*"]);
     assert_eq!(config.path_analysis.exclude_paths, ["/health", "/metrics"]);
-    assert_eq!(config.not_yet_effective(), ["monitoring.filters", "metrics.endpoint", "alerts.thresholds"]);
+    let later = [
+        "monitoring.filters",
+        "metrics.endpoint",
+        "alerts.thresholds",
+        "domain_analysis.track_domains",
+        "domain_analysis.exclude_domains",
+        "path_analysis.track_paths",
+        "path_analysis.exclude_paths",
+    ];
+    assert_eq!(config.not_yet_effective(), later);
 }
 
 #[test]

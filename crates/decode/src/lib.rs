@@ -6,3 +6,6 @@ pub mod nginx;
 pub mod proof;
 
 pub mod mask;
+
+#[cfg(test)]
+mod testing;

@@ -217,3 +217,6 @@ fn tries<'a>(record: &RawRecord<'a>) -> Result<([Try<'a>; TRIES_MAX], bool), Und
     }
     Ok((tries, cut))
 }
+
+#[cfg(test)]
+mod tests;

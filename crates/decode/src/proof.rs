@@ -109,3 +109,6 @@ fn plausible_upstream(request: &Request<'_>) -> bool {
                 && tried.peer.iter().all(|byte| byte.is_ascii_graphic())
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -272,3 +272,6 @@ impl<'a> Request<'a> {
         (!told.is_empty()).then(|| told.iter().filter_map(|t| t.response_ms).map(u64::from).sum())
     }
 }
+
+#[cfg(test)]
+mod tests;

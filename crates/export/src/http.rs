@@ -116,7 +116,7 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
+/// Serves until `stop` resolves; `/metrics` only if `metrics`. `now_ns` is the clock the hot loop turns by.
 ///
 /// # Errors
 /// When the socket fails.
@@ -124,10 +124,11 @@ pub async fn serve(
     listener: TcpListener,
     exchange: Arc<Exchange>,
     now_ns: fn() -> u64,
+    metrics: bool,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = Router::new()
-        .route("/metrics", get(serve_metrics))
+    let metrics = if metrics { Router::new().route("/metrics", get(serve_metrics)) } else { Router::new() };
+    let app = metrics
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/api/v1/statistics", get(statistics))

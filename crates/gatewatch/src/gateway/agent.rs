@@ -108,7 +108,11 @@ impl Agent {
                 &format!("`{key}` is understood, but this version does nothing with it yet"),
             );
         }
+        if !config.monitoring.enabled {
+            log.say(Level::Warn, now, "`monitoring.enabled` is false: no gateway will be watched");
+        }
         let watcher = Watcher::start(watch::Settings {
+            enabled: config.monitoring.enabled,
             root: root.clone(),
             names: names.clone(),
             debug_dir: config.gateway.debug_dir.clone(),
@@ -340,6 +344,12 @@ impl Agent {
         if exited.is_empty() && !look_at_all {
             return;
         }
+        // A worker that has begun requests and ended none is in the table without a record.
+        for (row, worker) in self.probe.workers() {
+            if !self.folding.fleet.has(row) {
+                self.folding.join(row, &worker, &self.watched);
+            }
+        }
         let dead = self.folding.fleet.dead(&exited, look_at_all);
         if dead.is_empty() {
             return;
@@ -361,6 +371,13 @@ impl Folding {
         self.log.say(level, clock::realtime(), text);
     }
 
+    fn join(&mut self, row: u32, worker: &nginx::Worker, watched: &[Option<Watched>]) {
+        let place = usize::try_from(worker.layout).ok().and_then(|layout| watched.get(layout));
+        let binary = place.and_then(Option::as_ref).map(|watched| &*watched.binary);
+        let traffic = &mut self.traffic;
+        self.fleet.join(row, worker, binary, |name| traffic.gateway(name));
+    }
+
     /// One record from the ring. Whether a layout must be set anew.
     fn record(&mut self, probe: &NginxProbe, watched: &mut [Option<Watched>], bytes: &[u8]) -> bool {
         let Some(raw) = nginx::RawRecord::new(bytes) else {
@@ -368,14 +385,12 @@ impl Folding {
             return false;
         };
         let (row, layout) = (raw.head.worker, usize::from(raw.head.layout));
-        let binary = watched.get_mut(layout).and_then(Option::as_mut);
-        if self.fleet.instance_of(row).is_none() {
-            if let Some(worker) = probe.worker(row) {
-                let traffic = &mut self.traffic;
-                let binary = binary.as_ref().map(|watched| &*watched.binary);
-                self.fleet.join(row, &worker, binary, |name| traffic.gateway(name));
-            }
+        if !self.fleet.has(row)
+            && let Some(worker) = probe.worker(row)
+        {
+            self.join(row, &worker, watched);
         }
+        let binary = watched.get_mut(layout).and_then(Option::as_mut);
         if let Some(instance) = self.fleet.instance_of(row) {
             instance.drained += 1;
         }

@@ -130,12 +130,11 @@ impl Fleet {
     pub fn join(&mut self, row: u32, worker: &Worker, binary: Option<&Binary>, id: impl FnOnce(&str) -> u32) {
         let process = self.root.gateway_at(worker.agent_pid, &self.names);
         let master = process.as_ref().map(|process| self.root.master_of(process, &self.names));
+        let layout = u16::try_from(worker.layout).unwrap_or(0);
         let name = match &master {
             Some(master) => self.root.instance_name(master, &self.rules),
-            // Gone already, or in a process namespace that is not ours to see.
-            None => format!("nginx:pid-{}", worker.pid),
+            None => self.name_of_the_unseen(layout),
         };
-        let layout = u16::try_from(worker.layout).unwrap_or(0);
         let instance = match self.instances.iter().position(|instance| instance.name == name) {
             Some(instance) => instance,
             None => {
@@ -154,6 +153,21 @@ impl Fleet {
         {
             instance.open_counters(&self.root, master.pid, binary);
         }
+    }
+
+    /// A worker that is gone already, or in a process namespace that is not ours to see: of the one instance that
+    /// runs its binary, if there is but one.
+    fn name_of_the_unseen(&self, layout: u16) -> String {
+        let mut same = self.instances.iter().filter(|instance| instance.layout == layout);
+        match (same.next(), same.next()) {
+            (Some(instance), None) => instance.name.clone(),
+            _ => "unknown".to_owned(),
+        }
+    }
+
+    /// The worker in this row is known.
+    pub fn has(&self, row: u32) -> bool {
+        self.members.contains_key(&row)
     }
 
     /// Workers that have served requests, as the agent's `/proc` names them.

@@ -80,7 +80,8 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
     if let Some(url) = config.gateway.status_url.clone() {
         runtime.spawn(status::ask(url, Arc::clone(&exchange), status));
     }
-    let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
+    let served =
+        runtime.block_on(http::serve(listener, exchange, clock::monotonic, config.metrics.enabled, stopped));
     stop.store(true, Ordering::Relaxed);
     hot.join().map_err(|_| {
         anyhow::anyhow!("the hot loop ({hot_thread:?}) ended by a defect of gatewatch: see above")

@@ -42,9 +42,9 @@ impl Window {
         Self { began_ns: now, interval_ns, last: Statistics::default() }
     }
 
-    /// It is time for the next.
+    /// It is time for the next; never, where no interval is set.
     pub fn is_over(&self, now: u64) -> bool {
-        now.saturating_sub(self.began_ns) >= self.interval_ns
+        self.interval_ns > 0 && now.saturating_sub(self.began_ns) >= self.interval_ns
     }
 
     /// How long it has lasted.
