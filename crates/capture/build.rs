@@ -1,28 +1,33 @@
 //! Compiles the kernel programs and generates their Rust side.
 
-use std::{env, path::PathBuf};
+use std::{env, error::Error, path::PathBuf};
 
 use libbpf_cargo::SkeletonBuilder;
 
 const PROBES: [&str; 2] = ["nginx", "process"];
 
-fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target");
-    let (target, include) = match arch.as_str() {
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=bpf");
+    println!("cargo::rerun-if-env-changed=CLANG");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let (target, include) = match env::var("CARGO_CFG_TARGET_ARCH")?.as_str() {
         "x86_64" => ("x86", "/usr/include/x86_64-linux-gnu"),
         "aarch64" => ("arm64", "/usr/include/aarch64-linux-gnu"),
-        other => panic!("gatewatch has no kernel programs for {other}: x86_64 and aarch64 are supported"),
+        other => {
+            return Err(format!("no kernel programs for {other}: x86_64 and aarch64 are supported").into());
+        }
     };
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang-16".to_owned());
     for probe in PROBES {
+        let target = format!("-D__TARGET_ARCH_{target}");
         SkeletonBuilder::new()
             .source(format!("bpf/{probe}.bpf.c"))
             .clang(&clang)
-            .clang_args([format!("-D__TARGET_ARCH_{target}"), format!("-I{include}"), "-mcpu=v3".into(), "-Wall".into(), "-Werror".into()])
+            .clang_args([&target, &format!("-I{include}"), "-mcpu=v3", "-Wall", "-Werror"])
             .build_and_generate(out.join(format!("{probe}.skel.rs")))
-            .unwrap_or_else(|error| panic!("bpf/{probe}.bpf.c: {error:?}\nclang-16 is needed: `make setup` installs it, or name one in CLANG"));
+            .map_err(|error| {
+                format!("bpf/{probe}.bpf.c: {error:?}\n{clang} is needed: `make setup` installs it; CLANG names another")
+            })?;
     }
-    println!("cargo::rerun-if-changed=bpf");
-    println!("cargo::rerun-if-env-changed=CLANG");
+    Ok(())
 }

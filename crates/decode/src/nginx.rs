@@ -118,7 +118,7 @@ pub fn started_by_nginx(bytes: &[u8]) -> Option<u64> {
     let head = RawRecord::new(bytes)?.head;
     let plausible = head.start_sec < 1 << 33 && head.start_msec < 1000;
     (plausible && head.start_sec > 0)
-        .then_some((head.start_sec * 1000 + u64::from(head.start_msec)) * 1_000_000)
+        .then(|| (head.start_sec * 1000 + u64::from(head.start_msec)) * 1_000_000)
 }
 
 #[derive(Clone, Copy, Default)]

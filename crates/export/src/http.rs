@@ -97,8 +97,7 @@ impl Exchange {
         latest.mark_unchanged();
         self.wanted.store(true, Ordering::Relaxed);
         let _in_time = tokio::time::timeout(PATIENCE, latest.changed()).await;
-        let snapshot = Arc::clone(&latest.borrow());
-        snapshot
+        Arc::clone(&latest.borrow())
     }
 }
 

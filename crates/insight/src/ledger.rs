@@ -81,3 +81,6 @@ impl Ledger {
         self.rows().filter(|(stage, ..)| *stage != Stage::Export).map(|(_, _, n)| n).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

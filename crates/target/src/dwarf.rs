@@ -64,11 +64,17 @@ fn read_types(dwarf: &gimli::Dwarf<Slice<'_>>) -> Result<Types, gimli::Error> {
                 Some(value) => Some(unit.attr_string(value)?.to_string_lossy().into_owned()),
                 None => None,
             };
-            let of = entry.attr_value(gimli::DW_AT_type).and_then(|value| match value {
-                AttributeValue::UnitRef(offset) => global(offset),
-                AttributeValue::DebugInfoRef(offset) => Some(offset),
-                _ => None,
-            });
+            let of = match entry.attr_value(gimli::DW_AT_type) {
+                Some(AttributeValue::DebugInfoRef(offset)) => Some(offset),
+                Some(value) => {
+                    if let AttributeValue::UnitRef(offset) = value {
+                        global(offset)
+                    } else {
+                        None
+                    }
+                }
+                None => None,
+            };
             if owner.is_some_and(|(above, _)| depth <= above) {
                 owner = None;
             }

@@ -151,10 +151,7 @@ impl ProcRoot {
         let sockets: HashSet<u64> = process
             .fd()
             .ok()?
-            .filter_map(|fd| match fd.ok()?.target {
-                FDTarget::Socket(inode) => Some(inode),
-                _ => None,
-            })
+            .filter_map(|fd| if let FDTarget::Socket(inode) = fd.ok()?.target { Some(inode) } else { None })
             .collect();
         let entries = process.tcp().unwrap_or_default().into_iter().chain(process.tcp6().unwrap_or_default());
         entries

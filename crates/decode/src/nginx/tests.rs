@@ -393,7 +393,7 @@ fn no_bytes_panic() {
 /// The agent counts by these names; the ledger must know each from the start (its own test holds the list).
 #[test]
 fn reasons_are_told_apart() {
-    let names = [Undecodable::Malformed, Undecodable::Unreadable, Undecodable::NotARequest]
-        .map(Undecodable::reason);
+    let names =
+        [Undecodable::Malformed, Undecodable::Unreadable, Undecodable::NotARequest].map(Undecodable::reason);
     assert_eq!(names, ["malformed_record", "unreadable_memory", "not_a_request"]);
 }

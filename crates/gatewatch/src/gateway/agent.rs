@@ -1,7 +1,6 @@
 //! The hot loop: one thread that owns its state; drain, decode, attribute, fold, and on.
 
 use std::{
-    borrow::Cow,
     io,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -10,29 +9,25 @@ use std::{
 use anyhow::{Context, Result};
 use gatewatch_capture::{
     clock,
-    nginx::{self, LAYOUTS_MAX, NginxProbe, Sites},
+    nginx::{LAYOUTS_MAX, NginxProbe, Sites},
     process::{ProcessChange, ProcessProbe},
 };
 use gatewatch_config::{Config, Detail};
-use gatewatch_decode::{
-    mask::Masker,
-    nginx::{request, started_by_nginx},
-};
-use gatewatch_event::request::Request;
 use gatewatch_export::{
     http::Exchange,
-    log::{Details, Level, Log},
+    log::{Level, Log},
 };
-use gatewatch_insight::{
-    ledger::{Ledger, Stage},
-    traffic::{Observation, Traffic},
+use gatewatch_insight::ledger::{Ledger, Stage};
+use gatewatch_target::{
+    binary::{Binary, BinaryError},
+    process::{GatewayProcess, ProcRoot},
 };
-use gatewatch_target::{binary::BinaryError, process::ProcRoot};
 
 use super::{
     fleet::Fleet,
+    folding::Folding,
     lua::LuaProbes,
-    proof::{Outcome, Watched},
+    proof::Watched,
     publish, status,
     watch::{self, Finding, Watcher},
 };
@@ -60,18 +55,6 @@ pub struct Agent {
     exited: Vec<u32>,
     lua: LuaProbes,
     status: status::Slot,
-}
-
-/// What a record needs on its way to being counted: apart from the probe, so that both can be borrowed.
-struct Folding {
-    root: ProcRoot,
-    fleet: Fleet,
-    traffic: Traffic,
-    masker: Masker,
-    log: Log,
-    ledger: Ledger,
-    /// From the monotonic clock to the calendar.
-    clock_offset: u64,
 }
 
 impl Agent {
@@ -250,11 +233,7 @@ impl Agent {
         self.exchange.set_ready(self.watched.iter().any(Option::is_some));
     }
 
-    fn attach(
-        &mut self,
-        binary: &Arc<gatewatch_target::binary::Binary>,
-        process: &gatewatch_target::process::GatewayProcess,
-    ) {
+    fn attach(&mut self, binary: &Arc<Binary>, process: &GatewayProcess) {
         let free = self.watched.iter().position(Option::is_none).unwrap_or(self.watched.len());
         let id = match u16::try_from(free).ok().filter(|id| *id < LAYOUTS_MAX) {
             Some(id) => id,
@@ -363,136 +342,5 @@ impl Agent {
                 self.folding.say(Level::Error, &error.to_string());
             }
         }
-    }
-}
-
-impl Folding {
-    fn say(&mut self, level: Level, text: &str) {
-        self.log.say(level, clock::realtime(), text);
-    }
-
-    fn join(&mut self, row: u32, worker: &nginx::Worker, watched: &[Option<Watched>]) {
-        let place = usize::try_from(worker.layout).ok().and_then(|layout| watched.get(layout));
-        let binary = place.and_then(Option::as_ref).map(|watched| &*watched.binary);
-        let traffic = &mut self.traffic;
-        self.fleet.join(row, worker, binary, |name| traffic.gateway(name));
-    }
-
-    /// One record from the ring. Whether a layout must be set anew.
-    fn record(&mut self, probe: &NginxProbe, watched: &mut [Option<Watched>], bytes: &[u8]) -> bool {
-        let Some(raw) = nginx::RawRecord::new(bytes) else {
-            self.ledger.lose(Stage::Decode, "malformed_record", 1);
-            return false;
-        };
-        let (row, layout) = (raw.head.worker, usize::from(raw.head.layout));
-        if !self.fleet.has(row)
-            && let Some(worker) = probe.worker(row)
-        {
-            self.join(row, &worker, watched);
-        }
-        let binary = watched.get_mut(layout).and_then(Option::as_mut);
-        if let Some(instance) = self.fleet.instance_of(row) {
-            instance.drained += 1;
-        }
-        let Some(binary) = binary else {
-            self.ledger.lose(Stage::Decode, "layout_unproven", 1);
-            return false;
-        };
-        let now = clock::realtime();
-        match binary.judge(bytes, now) {
-            Outcome::Report => self.report(bytes),
-            Outcome::Held => {}
-            Outcome::Implausible => self.ledger.lose(Stage::Decode, "not_a_request", 1),
-            Outcome::NoRoom | Outcome::NoLayout => self.ledger.lose(Stage::Decode, "layout_unproven", 1),
-            Outcome::Proven(held) => {
-                let text = format!("the layout from {} is proven by live requests", binary.describe());
-                self.log.say(Level::Info, now, &text);
-                held.iter().for_each(|bytes| self.report(bytes));
-            }
-            Outcome::Refuted { lost, why } => {
-                self.ledger.lose(Stage::Decode, "layout_unproven", lost);
-                let next = match binary.candidate() {
-                    Some(candidate) => format!("trying the one from {}", candidate.source),
-                    None => "there is no other: its requests are counted as lost (docs/layouts.md tells how to add one)".to_owned(),
-                };
-                self.log.say(
-                    Level::Warn,
-                    now,
-                    &format!(
-                        "a layout does not fit {} {}: {why}; {next}",
-                        binary.binary.product, binary.binary.version
-                    ),
-                );
-                return true;
-            }
-        }
-        false
-    }
-
-    fn report(&mut self, bytes: &[u8]) {
-        let mut request = match request(bytes) {
-            Ok(request) => request,
-            Err(error) => return self.ledger.lose(Stage::Decode, error.reason(), 1),
-        };
-        let ended_ns = request.ended_ns + self.clock_offset;
-        if !request.precise {
-            let started = started_by_nginx(bytes).unwrap_or(ended_ns);
-            request.duration_ns = ended_ns.saturating_sub(started);
-        }
-        let Some(instance) = self.fleet.instance_of(request.worker) else {
-            return self.ledger.lose(Stage::Decode, "layout_unproven", 1);
-        };
-        instance.reported += 1;
-        let gateway = instance.id;
-        let host = settings::clean_host(self.masker.mask_header(request.host));
-        let path = self.masker.mask_target(request.path());
-        let place = self.traffic.observe(
-            &Observation {
-                gateway,
-                method: request.method,
-                host: &host,
-                path: &path,
-                protocol: request.protocol,
-                status: request.status,
-                duration_ns: request.duration_ns,
-                request_bytes: request.request_bytes,
-                response_bytes: request.response_bytes,
-            },
-            ended_ns,
-        );
-        for tried in request.told_tries() {
-            let peer = self.masker.mask_header(tried.peer);
-            let duration = u64::from(tried.response_ms.unwrap_or(0)) * 1_000_000;
-            self.traffic.observe_upstream(gateway, place.service, &peer, duration);
-        }
-        if self.log.writes_requests() {
-            self.log_request(&request, place, host, ended_ns);
-        }
-    }
-
-    fn log_request(
-        &mut self,
-        request: &Request<'_>,
-        place: gatewatch_insight::traffic::Place,
-        host: Cow<'_, str>,
-        ended_ns: u64,
-    ) {
-        let gateway = match self.fleet.instance_of(request.worker) {
-            Some(instance) => instance.name.clone(),
-            None => String::new(),
-        };
-        let remote = request.remote.to_string();
-        let details = Details {
-            gateway: &gateway,
-            service: &self.traffic.service_name(place.service),
-            route: &self.traffic.path_name(place.path),
-            target: self.masker.mask_target(request.target),
-            host,
-            user_agent: self.masker.mask_user_agent(request.user_agent),
-            remote: self.masker.mask_remote_addr(&remote),
-            peers: request.told_tries().iter().map(|tried| self.masker.mask_header(tried.peer)).collect(),
-            ended_ns,
-        };
-        self.log.request(request, &details);
     }
 }

@@ -3,6 +3,7 @@
 mod agent;
 mod cost;
 mod fleet;
+mod folding;
 mod lua;
 pub mod proof;
 mod publish;

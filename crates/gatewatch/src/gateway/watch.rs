@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
     time::Duration,
@@ -98,10 +98,7 @@ impl Watcher {
 
     /// The next finding, if there is one.
     pub fn next(&self) -> Option<Finding> {
-        match self.findings.try_recv() {
-            Ok(finding) => Some(finding),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.findings.try_recv().ok()
     }
 }
 

@@ -3,6 +3,8 @@
 mod endpoint;
 mod names;
 mod summary;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

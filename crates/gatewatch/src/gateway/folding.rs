@@ -1,0 +1,162 @@
+//! From a record to counts and a log line.
+
+use std::borrow::Cow;
+
+use gatewatch_capture::{
+    clock,
+    nginx::{self, NginxProbe},
+};
+use gatewatch_decode::{
+    mask::Masker,
+    nginx::{request, started_by_nginx},
+};
+use gatewatch_event::request::Request;
+use gatewatch_export::log::{Details, Level, Log};
+use gatewatch_insight::{
+    ledger::{Ledger, Stage},
+    traffic::{Observation, Place, Traffic},
+};
+use gatewatch_target::process::ProcRoot;
+
+use super::{
+    fleet::Fleet,
+    proof::{Outcome, Watched},
+};
+use crate::settings;
+
+/// What a record needs on its way to being counted: apart from the probe, so that both can be borrowed.
+pub struct Folding {
+    pub root: ProcRoot,
+    pub fleet: Fleet,
+    pub traffic: Traffic,
+    pub masker: Masker,
+    pub log: Log,
+    pub ledger: Ledger,
+    /// From the monotonic clock to the calendar.
+    pub clock_offset: u64,
+}
+
+impl Folding {
+    pub fn say(&mut self, level: Level, text: &str) {
+        self.log.say(level, clock::realtime(), text);
+    }
+
+    pub fn join(&mut self, row: u32, worker: &nginx::Worker, watched: &[Option<Watched>]) {
+        let place = usize::try_from(worker.layout).ok().and_then(|layout| watched.get(layout));
+        let binary = place.and_then(Option::as_ref).map(|watched| &*watched.binary);
+        let traffic = &mut self.traffic;
+        self.fleet.join(row, worker, binary, |name| traffic.gateway(name));
+    }
+
+    /// One record from the ring. Whether a layout must be set anew.
+    pub fn record(&mut self, probe: &NginxProbe, watched: &mut [Option<Watched>], bytes: &[u8]) -> bool {
+        let Some(raw) = nginx::RawRecord::new(bytes) else {
+            self.ledger.lose(Stage::Decode, "malformed_record", 1);
+            return false;
+        };
+        let (row, layout) = (raw.head.worker, usize::from(raw.head.layout));
+        if !self.fleet.has(row)
+            && let Some(worker) = probe.worker(row)
+        {
+            self.join(row, &worker, watched);
+        }
+        let binary = watched.get_mut(layout).and_then(Option::as_mut);
+        if let Some(instance) = self.fleet.instance_of(row) {
+            instance.drained += 1;
+        }
+        let Some(binary) = binary else {
+            self.ledger.lose(Stage::Decode, "layout_unproven", 1);
+            return false;
+        };
+        let now = clock::realtime();
+        match binary.judge(bytes, now) {
+            Outcome::Report => self.report(bytes),
+            Outcome::Held => {}
+            Outcome::Implausible => self.ledger.lose(Stage::Decode, "not_a_request", 1),
+            Outcome::NoRoom | Outcome::NoLayout => self.ledger.lose(Stage::Decode, "layout_unproven", 1),
+            Outcome::Proven(held) => {
+                let text = format!("the layout from {} is proven by live requests", binary.describe());
+                self.log.say(Level::Info, now, &text);
+                held.iter().for_each(|bytes| self.report(bytes));
+            }
+            Outcome::Refuted { lost, why } => {
+                self.ledger.lose(Stage::Decode, "layout_unproven", lost);
+                let next = match binary.candidate() {
+                    Some(candidate) => format!("trying the one from {}", candidate.source),
+                    None => "there is no other: its requests are counted as lost (docs/layouts.md tells how to add one)".to_owned(),
+                };
+                self.log.say(
+                    Level::Warn,
+                    now,
+                    &format!(
+                        "a layout does not fit {} {}: {why}; {next}",
+                        binary.binary.product, binary.binary.version
+                    ),
+                );
+                return true;
+            }
+        }
+        false
+    }
+
+    fn report(&mut self, bytes: &[u8]) {
+        let mut request = match request(bytes) {
+            Ok(request) => request,
+            Err(error) => return self.ledger.lose(Stage::Decode, error.reason(), 1),
+        };
+        let ended_ns = request.ended_ns + self.clock_offset;
+        if !request.precise {
+            let started = started_by_nginx(bytes).unwrap_or(ended_ns);
+            request.duration_ns = ended_ns.saturating_sub(started);
+        }
+        let Some(instance) = self.fleet.instance_of(request.worker) else {
+            return self.ledger.lose(Stage::Decode, "layout_unproven", 1);
+        };
+        instance.reported += 1;
+        let gateway = instance.id;
+        let host = settings::clean_host(self.masker.mask_header(request.host));
+        let path = self.masker.mask_target(request.path());
+        let place = self.traffic.observe(
+            &Observation {
+                gateway,
+                method: request.method,
+                host: &host,
+                path: &path,
+                protocol: request.protocol,
+                status: request.status,
+                duration_ns: request.duration_ns,
+                request_bytes: request.request_bytes,
+                response_bytes: request.response_bytes,
+            },
+            ended_ns,
+        );
+        for tried in request.told_tries() {
+            let peer = self.masker.mask_header(tried.peer);
+            let duration = u64::from(tried.response_ms.unwrap_or(0)) * 1_000_000;
+            self.traffic.observe_upstream(gateway, place.service, &peer, duration);
+        }
+        if self.log.writes_requests() {
+            self.log_request(&request, place, host, ended_ns);
+        }
+    }
+
+    fn log_request(&mut self, request: &Request<'_>, place: Place, host: Cow<'_, str>, ended_ns: u64) {
+        let gateway = match self.fleet.instance_of(request.worker) {
+            Some(instance) => instance.name.clone(),
+            None => String::new(),
+        };
+        let remote = request.remote.to_string();
+        let details = Details {
+            gateway: &gateway,
+            service: &self.traffic.service_name(place.service),
+            route: &self.traffic.path_name(place.path),
+            target: self.masker.mask_target(request.target),
+            host,
+            user_agent: self.masker.mask_user_agent(request.user_agent),
+            remote: self.masker.mask_remote_addr(&remote),
+            peers: request.told_tries().iter().map(|tried| self.masker.mask_header(tried.peer)).collect(),
+            ended_ns,
+        };
+        self.log.request(request, &details);
+    }
+}
