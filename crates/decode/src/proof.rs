@@ -34,11 +34,15 @@ fn method_bit(method: Method) -> Option<u32> {
 /// Judges one record. `now` is in nanoseconds since 1970.
 #[must_use]
 pub fn judge(bytes: &[u8], now: u64) -> Verdict {
-    let Some(record) = RawRecord::new(bytes) else {
-        return Verdict::Disagrees("the record is too short");
-    };
+    judge_parsed(bytes, &nginx::request(bytes), now)
+}
+
+/// The same for a record that has been read already.
+#[must_use]
+pub fn judge_parsed(bytes: &[u8], parsed: &Result<Request<'_>, Undecodable>, now: u64) -> Verdict {
+    let Some(record) = RawRecord::new(bytes) else { return Verdict::Disagrees("the record is too short") };
     let head = record.head;
-    let request = match nginx::request(bytes) {
+    let request = match parsed {
         Ok(request) => request,
         Err(Undecodable::Malformed) => return Verdict::Disagrees("the record's texts lie outside of it"),
         Err(Undecodable::Unreadable) => return Verdict::Silent,
@@ -54,6 +58,11 @@ pub fn judge(bytes: &[u8], now: u64) -> Verdict {
         if started > now + MINUTE {
             return Verdict::Disagrees("the request began in the future");
         }
+        // A small number where the seconds should be is a time too: one in 1970.
+        const DECADE: u64 = 10 * 365 * 24 * 60 * MINUTE;
+        if started < now.saturating_sub(DECADE) {
+            return Verdict::Disagrees("the request began more than ten years ago");
+        }
     } else {
         return Verdict::Disagrees("the start time is none");
     }
@@ -63,11 +72,11 @@ pub fn judge(bytes: &[u8], now: u64) -> Verdict {
     if request.connection_request > 1 << 40 || request.response_bytes > 1 << 50 {
         return Verdict::Disagrees("the connection's counts cannot be");
     }
-    parsed(&request, head.method, head.http_version, head.line_len)
+    by_line(request, head.method, head.http_version, head.line_len)
 }
 
 /// The part that only a request whose line was parsed can prove.
-fn parsed(request: &Request<'_>, method: u32, version: u32, line_len: u32) -> Verdict {
+fn by_line(request: &Request<'_>, method: u32, version: u32, line_len: u32) -> Verdict {
     if line_len == 0 || request.method == Method::Unknown {
         return Verdict::Silent;
     }

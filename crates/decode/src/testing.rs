@@ -113,10 +113,6 @@ impl Noise {
         self.0
     }
 
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() >> 1).unwrap() % end
-    }
-
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let words = std::iter::repeat_with(|| self.next().to_ne_bytes());
         words.take(len / 8 + 1).flatten().take(len).collect()

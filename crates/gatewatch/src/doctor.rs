@@ -14,6 +14,7 @@ use gatewatch_capture::{
     nginx::{NginxProbe, Sites},
 };
 use gatewatch_config::Config;
+use gatewatch_decode::nginx::request;
 use gatewatch_export::log::plain;
 use gatewatch_target::{
     binary::{Binary, FileKey},
@@ -257,7 +258,7 @@ fn prove(probe: &NginxProbe, watched: &mut [(String, Watched)], patience: Durati
             let Some(record) = gatewatch_capture::nginx::RawRecord::new(bytes) else { return };
             let id = record.head.layout;
             let Some((_, watched)) = watched.get_mut(usize::from(id)) else { return };
-            if let Outcome::Refuted { .. } = watched.judge(bytes, clock::realtime()) {
+            if let Outcome::Refuted { .. } = watched.judge(bytes, &request(bytes), clock::realtime()) {
                 refuted.push(id);
             }
         });

@@ -48,6 +48,9 @@ fn true_records_agree() {
     check("HTTP/3", Said::Yes, |held| held.head.http_version = 3000);
     check("a client that went away", Said::Yes, |held| held.head.status = 499);
     check("a cut line", Said::Yes, |held| held.line = [b"GET /", [b'a'; 3000].as_slice()].concat());
+    check("a connection that stood for a year", Said::Yes, |held| {
+        held.head.start_sec -= 365 * 24 * 3600;
+    });
     check("clocks a minute apart", Said::Yes, |held| {
         (held.head.start_sec, held.head.start_msec) = (NOW / 1_000_000_000 + 60, 0);
     });
@@ -97,6 +100,7 @@ fn what_cannot_be_disagrees() {
     cannot("no start", |head| head.start_sec = 0);
     cannot("a pointer for seconds", |head| head.start_sec = 0x5581_dead_beef);
     cannot("no milliseconds", |head| head.start_msec = 1000);
+    cannot("1970", |head| head.start_sec = 250);
     cannot("the future", |head| head.start_sec = NOW / 1_000_000_000 + 61);
     cannot("method", |head| head.method = 0x8);
     cannot("no method", |head| head.method = 0);

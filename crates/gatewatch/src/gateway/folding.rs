@@ -8,7 +8,7 @@ use gatewatch_capture::{
 };
 use gatewatch_decode::{
     mask::Masker,
-    nginx::{request, started_by_nginx},
+    nginx::{Undecodable, request, started_by_nginx},
 };
 use gatewatch_event::request::Request;
 use gatewatch_export::log::{Details, Level, Log};
@@ -68,16 +68,17 @@ impl Folding {
             self.ledger.lose(Stage::Decode, "layout_unproven", 1);
             return false;
         };
-        let now = clock::realtime();
-        match binary.judge(bytes, now) {
-            Outcome::Report => self.report(bytes),
+        let now = raw.head.end_ns + self.clock_offset;
+        let parsed = request(bytes);
+        match binary.judge(bytes, &parsed, now) {
+            Outcome::Report => self.report(bytes, parsed),
             Outcome::Held => {}
             Outcome::Implausible => self.ledger.lose(Stage::Decode, "not_a_request", 1),
             Outcome::NoRoom | Outcome::NoLayout => self.ledger.lose(Stage::Decode, "layout_unproven", 1),
             Outcome::Proven(held) => {
                 let text = format!("the layout from {} is proven by live requests", binary.describe());
                 self.log.say(Level::Info, now, &text);
-                held.iter().for_each(|bytes| self.report(bytes));
+                held.iter().for_each(|bytes| self.report(bytes, request(bytes)));
             }
             Outcome::Refuted { lost, why } => {
                 self.ledger.lose(Stage::Decode, "layout_unproven", lost);
@@ -99,8 +100,8 @@ impl Folding {
         false
     }
 
-    fn report(&mut self, bytes: &[u8]) {
-        let mut request = match request(bytes) {
+    fn report(&mut self, bytes: &[u8], parsed: Result<Request<'_>, Undecodable>) {
+        let mut request = match parsed {
             Ok(request) => request,
             Err(error) => return self.ledger.lose(Stage::Decode, error.reason(), 1),
         };

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use gatewatch_capture::nginx::Attachment;
-use gatewatch_decode::proof::{Verdict, judge};
+use gatewatch_decode::{
+    nginx::Undecodable,
+    proof::{Verdict, judge_parsed},
+};
+use gatewatch_event::request::Request;
 use gatewatch_target::binary::{Binary, Candidate, Source};
 
 /// Records held back while a layout is being proven; beyond, they are lost and counted.
@@ -85,13 +89,13 @@ impl Watched {
         self.candidate().map_or_else(|| "none that fits".to_owned(), |candidate| candidate.source.to_string())
     }
 
-    /// Judges a record; `now_ns` is in nanoseconds since 1970.
-    pub fn judge(&mut self, bytes: &[u8], now_ns: u64) -> Outcome {
+    /// Judges a record and what was read in it; `now_ns` is in nanoseconds since 1970.
+    pub fn judge(&mut self, bytes: &[u8], parsed: &Result<Request<'_>, Undecodable>, now_ns: u64) -> Outcome {
         match &mut self.state {
             State::Refused => Outcome::NoLayout,
             State::Proven { judged, disagreed } => {
                 *judged += 1;
-                let Verdict::Disagrees(why) = judge(bytes, now_ns) else {
+                let Verdict::Disagrees(why) = judge_parsed(bytes, parsed, now_ns) else {
                     return Outcome::Report;
                 };
                 *disagreed += 1;
@@ -101,7 +105,7 @@ impl Watched {
                 Outcome::Implausible
             }
             State::Proving { agreed, held } => {
-                let verdict = judge(bytes, now_ns);
+                let verdict = judge_parsed(bytes, parsed, now_ns);
                 if let Verdict::Disagrees(why) = verdict {
                     let lost = u64::try_from(held.len()).unwrap_or(0) + 1;
                     return self.refute(why, lost);

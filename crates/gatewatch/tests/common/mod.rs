@@ -114,6 +114,13 @@ pub fn curl(args: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "20"]).args(args).output().unwrap()
 }
 
+/// The end of a long text.
+pub fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(3000);
+    let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[from..]
+}
+
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -627,7 +634,7 @@ impl Agent {
     pub fn wait_ready(&self) {
         wait_for(
             SOON,
-            || format!("the agent watches a gateway; it said: {}{}", self.stdout(), self.stderr()),
+            || format!("the agent watches a gateway; it said: {}{}", tail(&self.stdout()), self.stderr()),
             || get(self.port, "/readyz").filter(|(status, _)| *status == 200),
         );
     }
@@ -647,7 +654,7 @@ impl Agent {
     /// The lines of requests, once there are so many.
     pub fn wait_requests(&self, count: usize) -> Vec<Line> {
         let told = || {
-            format!("{count} requests in the log; there are {}:\n{}", self.requests_count(), self.stdout())
+            format!("{count} requests in the log; there are {}:\n{}", self.requests_count(), tail(&self.stdout()))
         };
         wait_for(SOON, told, || (self.requests_count() >= count).then_some(()));
         self.requests()
@@ -656,7 +663,7 @@ impl Agent {
     /// The first line this holds of.
     pub fn wait_line(&self, what: &str, holds: impl Fn(&Line) -> bool) -> Line {
         let find = || self.collected.lines.lock().unwrap().iter().find(|line| holds(line)).cloned();
-        wait_for(SOON, || format!("{what}; it said:\n{}{}", self.stdout(), self.stderr()), find)
+        wait_for(SOON, || format!("{what}; it said:\n{}{}", tail(&self.stdout()), self.stderr()), find)
     }
 
     pub fn wait_said(&self, part: &str) -> Line {
