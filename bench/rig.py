@@ -314,6 +314,16 @@ class Agent:
         status = read(f"/proc/{self.process.pid}/status")
         return tuple(int(re.search(rf"^{field}:\s+(\d+)", status, re.M)[1]) for field in ("VmRSS", "RssAnon"))
 
+    def mapped(self):
+        """Resident KiB of BPF maps in the agent's address space."""
+        total, inside = 0, False
+        for line in read(f"/proc/{self.process.pid}/smaps").splitlines():
+            if re.match(r"[0-9a-f]+-", line):
+                inside = line.endswith("bpf-map")
+            elif inside and line.startswith("Rss:"):
+                total += int(line.split()[1])
+        return total
+
     def stop(self):
         self.rig.stop(self.process)
 

@@ -31,7 +31,7 @@ const volatile __u32 start_sets;          /* sets a worker, a power of two */
 const volatile __u32 wake_at;             /* bytes waiting in the ring at which the agent is woken */
 const volatile bool cookies = true;       /* the kernel has attach cookies (5.15) */
 
-/* Loss that happens before a worker has a row. One row a CPU. */
+/* Requests that ended in a worker that got no row. */
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, 1);
@@ -125,13 +125,8 @@ struct ngx_str {
 
 static __noinline __u32 *register_worker(__u32 *pid, __u32 layout) {
     __u32 slot = 0;
-    if (bpf_map_pop_elem(&free_workers, &slot)) {
-        __u32 zero = 0;
-        __u64 *lost = bpf_map_lookup_elem(&no_worker, &zero);
-        if (lost)
-            (*lost)++;
+    if (bpf_map_pop_elem(&free_workers, &slot))
         return 0;
-    }
     __u32 index = slot & 0xffff;
     struct nginx_worker *worker = bpf_map_lookup_elem(&workers, &index);
     if (!worker)
@@ -141,7 +136,12 @@ static __noinline __u32 *register_worker(__u32 *pid, __u32 layout) {
     worker->layout = layout;
     worker->generation = slot >> 16;
     worker->since_ns = bpf_ktime_get_ns();
-    bpf_map_update_elem(&worker_ids, pid, &index, BPF_ANY);
+    /* It has twice the room of `workers`; should it fail all the same, the row goes back. */
+    if (bpf_map_update_elem(&worker_ids, pid, &index, BPF_ANY)) {
+        worker->pid = 0;
+        bpf_map_push_elem(&free_workers, &slot, BPF_ANY);
+        return 0;
+    }
     return bpf_map_lookup_elem(&worker_ids, pid);
 }
 
@@ -418,8 +418,13 @@ SEC("uprobe")
 int nginx_request_end(struct pt_regs *ctx) {
     __u64 pid_tgid = bpf_get_current_pid_tgid();
     __u32 index;
-    if (!worker_index(ctx, pid_tgid >> 32, &index, true))
+    if (!worker_index(ctx, pid_tgid >> 32, &index, true)) {
+        __u32 zero = 0;
+        __u64 *lost = bpf_map_lookup_elem(&no_worker, &zero);
+        if (lost)
+            (*lost)++;
         return 0;
+    }
     struct nginx_worker *worker = bpf_map_lookup_elem(&workers, &index);
     struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
     if (!worker || !s)

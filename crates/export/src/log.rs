@@ -553,3 +553,6 @@ pub fn plain(text: &str) -> String {
     let _infallible = write!(line, "{}", Plain(text));
     line
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,7 +53,7 @@ impl Family<'_> {
     }
 
     fn histogram(&mut self, labels: &impl EncodeLabelSet, histogram: &Histogram) -> fmt::Result {
-        let bounds = BUCKETS.into_iter().chain([f64::MAX]); // the encoder writes +Inf for it
+        let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(histogram.counts).collect();
         let sum = seconds(histogram.sum_ns);
         self.0.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets, None)
@@ -83,6 +83,14 @@ impl Collector for View {
             &self.0,
             counter(encoder, "gatewatch_http_response_bytes", "Bytes of responses, header and body.")?,
             |e| e.response_bytes,
+        )?;
+        seen(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_http_requests_seen",
+                "Requests that ended, by the kernel programs' count.",
+            )?,
         )?;
         lost(
             &self.0,
@@ -224,6 +232,11 @@ fn bytes(
         .try_for_each(|endpoint| family.counter(&endpoint_labels(&endpoint.labels), of(endpoint)))
 }
 
+fn seen(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
+    let mut gateways = snapshot.gateways.iter();
+    gateways.try_for_each(|gateway| family.counter(&[("gateway", gateway.name.as_str())], gateway.seen))
+}
+
 fn lost(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
     snapshot
         .ledger
@@ -290,6 +303,7 @@ fn histograms(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::
     for endpoint in &snapshot.endpoints {
         durations.histogram(&endpoint_labels(&endpoint.labels), &endpoint.duration)?;
     }
+    overflow_durations(snapshot, encoder)?;
     let mut tries = family(
         encoder,
         "gatewatch_http_upstream_duration_seconds",
@@ -304,6 +318,40 @@ fn histograms(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::
                 ("upstream", &*upstream.peer),
             ],
             &upstream.duration,
+        )?;
+    }
+    Ok(())
+}
+
+/// What is kept of requests that found no room, by powers of two.
+fn overflow_durations(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut family = family(
+        encoder,
+        "gatewatch_http_overflow_duration_seconds",
+        "Durations of the requests whose detail was lost to a full ring.",
+        MetricType::Histogram,
+    )?;
+    for gateway in snapshot.gateways.iter().filter(|gateway| !gateway.overflow.is_empty()) {
+        let last = gateway.overflow_durations.len().saturating_sub(1);
+        let bound = |power: usize| match u32::try_from(power) {
+            Ok(power) if usize::try_from(power) != Ok(last) => seconds(1_u64.wrapping_shl(power)),
+            _ => f64::INFINITY,
+        };
+        // Below 131 µs one bucket is enough.
+        let split = gateway.overflow_durations.split_at_checked(17);
+        let (small, rest) = split.unwrap_or((&[], &gateway.overflow_durations));
+        let small_sum: u64 = small.iter().sum();
+        let mut buckets: Vec<(f64, u64)> =
+            rest.iter().enumerate().map(|(i, n)| (bound(i + small.len()), *n)).collect();
+        if let Some((_, first)) = buckets.first_mut() {
+            *first += small_sum;
+        }
+        let count = gateway.overflow_durations.iter().sum();
+        family.0.encode_family(&[("gateway", gateway.name.as_str())])?.encode_histogram::<NoLabelSet>(
+            seconds(gateway.overflow_duration_ns),
+            count,
+            &buckets,
+            None,
         )?;
     }
     Ok(())
@@ -351,3 +399,6 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     gauge(encoder, "gatewatch_build_info", "The version of gatewatch; always 1.")?
         .gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1u64)
 }
+
+#[cfg(test)]
+mod tests;

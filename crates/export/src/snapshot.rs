@@ -57,6 +57,8 @@ pub struct Gateway {
     pub overflow: Vec<(u16, u64)>,
     /// Sum of the overflowed requests' durations, in nanoseconds.
     pub overflow_duration_ns: u64,
+    /// The overflowed requests by duration: how many took less than 2^i ns, and not less than half of it.
+    pub overflow_durations: Vec<u64>,
     /// Lua time and calls by phase, while probed.
     pub lua: Vec<(&'static str, u64, u64)>,
 }

@@ -97,24 +97,24 @@ fn names_a_group(path: &str) -> Option<&str> {
     (!matches!(path, "/*" | "/**" | "*" | "**") && !path.starts_with('~')).then_some(path)
 }
 
-/// A template is a rule whose "service" is its own name, and each `{…}` one segment.
+/// A template is a rule whose "service" is its own name, and each `{…}` one segment or part of one.
 fn template_rule(template: &str) -> Rule {
-    let mut pattern = String::new();
-    let mut depth = 0;
-    for c in template.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth > 0 => {
-                depth -= 1;
-                if depth == 0 {
-                    pattern.push('*');
-                }
-            }
-            c if depth == 0 => pattern.push(c),
-            _ => {}
-        }
+    let mut pattern = String::from("~^");
+    let mut rest = template;
+    while let Some((literal, behind)) = rest.split_once('{') {
+        let Some((_, behind)) = behind.split_once('}') else { break };
+        pattern.push_str(&regex_literal(literal));
+        pattern.push_str("[^/]+");
+        rest = behind;
     }
+    pattern.push_str(&regex_literal(rest));
+    pattern.push('$');
     Rule { domain: None, path: Some(pattern), service: template.to_owned(), priority: 0 }
+}
+
+fn regex_literal(text: &str) -> String {
+    let escape = |c: char| if c.is_alphanumeric() || c == '/' { vec![c] } else { vec!['\\', c] };
+    text.chars().flat_map(escape).collect()
 }
 
 /// A host fit to be a label: lower case, and nothing in it that a host cannot have.

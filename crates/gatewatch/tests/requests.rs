@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::{
-    Agent, AgentSetup, Client, Line, Nginx, SOON, Setup, Turn, curl, free_port, raw, text, wait_for,
+    Agent, AgentSetup, Client, Line, Metrics, Nginx, SOON, Setup, Turn, curl, free_port, raw, text, wait_for,
 };
 use serde_json::Value;
 
@@ -153,7 +153,10 @@ impl Bench {
             if line.u64("status_code") == 414 && line.str("path").starts_with("/aaaa") {
                 return LONG.to_owned();
             }
-            brief(line).replace(&host, "GATEWAY").replace(&tls_host, " GATEWAY ").replace(" 127.0.0.1 ", " GATEWAY ")
+            brief(line)
+                .replace(&host, "GATEWAY")
+                .replace(&tls_host, " GATEWAY ")
+                .replace(" 127.0.0.1 ", " GATEWAY ")
         };
         let mut told: Vec<String> = lines.iter().map(shown).collect();
         let mut wanted: Vec<String> = expected.iter().map(|line| (*line).to_owned()).collect();
@@ -594,10 +597,26 @@ fn real_addresses() {
 fn hosts_with_ports() {
     let mut bench = Bench::new("gw-ports");
     let cases = [
-        ("lower case", "GET /port HTTP/1.1\r\nHost: example.com:8443\r\n", "GET example.com:8443 /port 200 http/1.1"),
-        ("capitals", "GET /port HTTP/1.1\r\nHost: ExAmple.COM:8443\r\n", "GET example.com:8443 /port 200 http/1.1"),
-        ("absolute", "GET http://example.com:8080/abs HTTP/1.1\r\nHost: b\r\n", "GET example.com:8080 http://example.com:8080/abs 200 http/1.1"),
-        ("far behind", "GET /far HTTP/1.1\r\nX-Fill: @FILL@\r\nHost: example.com:8443\r\n", "GET example.com:8443 /far 200 http/1.1"),
+        (
+            "lower case",
+            "GET /port HTTP/1.1\r\nHost: example.com:8443\r\n",
+            "GET example.com:8443 /port 200 http/1.1",
+        ),
+        (
+            "capitals",
+            "GET /port HTTP/1.1\r\nHost: ExAmple.COM:8443\r\n",
+            "GET example.com:8443 /port 200 http/1.1",
+        ),
+        (
+            "absolute",
+            "GET http://example.com:8080/abs HTTP/1.1\r\nHost: b\r\n",
+            "GET example.com:8080 http://example.com:8080/abs 200 http/1.1",
+        ),
+        (
+            "far behind",
+            "GET /far HTTP/1.1\r\nX-Fill: @FILL@\r\nHost: example.com:8443\r\n",
+            "GET example.com:8443 /far 200 http/1.1",
+        ),
     ];
     for (case, head, expected) in cases {
         let head = head.replace("@FILL@", &"f".repeat(3000));

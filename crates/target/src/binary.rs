@@ -194,7 +194,15 @@ impl Binary {
             Ok(None) => {}
             Err(error) => remarks.push(format!("its debug information is damaged: {error}")),
         }
-        if let Some(debug) = debug_file(&file, debug_dir) {
+        // In a container the symbols are installed beside the gateway, not beside us.
+        let inside = path
+            .parent()
+            .map(|process| process.join("root").join(debug_dir.strip_prefix("/").unwrap_or(debug_dir)));
+        let found_at = [Some(debug_dir.to_owned()), inside]
+            .into_iter()
+            .flatten()
+            .find_map(|dir| debug_file(&file, &dir));
+        if let Some(debug) = found_at {
             match read_debug_file(&debug, &mut found) {
                 Ok(Some(layout)) => candidates.push(Candidate { layout, source: Source::DebugFile(debug) }),
                 Ok(None) => remarks.push(format!("{} does not describe nginx's structures", debug.display())),

@@ -140,10 +140,31 @@ impl ProcRoot {
             .into_iter()
             .find(|product| master.title.contains(product) || exe.contains(product))
             .unwrap_or("nginx");
-        match self.lowest_port(master.pid) {
-            Some(port) => format!("{product}:{port}"),
-            None => format!("{product}:pid-{}", master.pid),
+        let Some(port) = self.lowest_port(master.pid) else { return format!("{product}:pid-{}", master.pid) };
+        match self.pod(master.pid) {
+            Some(pod) => format!("{product}:{port}@{pod}"),
+            None => format!("{product}:{port}"),
         }
+    }
+
+    /// What tells gateways of several pods apart, where a process is in another network namespace than we are: the
+    /// name its container was given, or the namespace's number.
+    fn pod(&self, pid: u32) -> Option<String> {
+        let namespace = |path: PathBuf| fs::metadata(path).ok().map(|meta| meta.st_ino());
+        let theirs = namespace(self.0.join(pid.to_string()).join("ns/net"))?;
+        if Some(theirs) == namespace(PathBuf::from("/proc/self/ns/net")) {
+            return None;
+        }
+        let environment = fs::read(self.0.join(pid.to_string()).join("environ")).unwrap_or_default();
+        let name = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"HOSTNAME="));
+        let fit = |name: &&[u8]| {
+            (1..=63).contains(&name.len())
+                && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+        };
+        Some(match name.filter(fit) {
+            Some(name) => String::from_utf8_lossy(name).into_owned(),
+            None => format!("net-{theirs}"),
+        })
     }
 
     fn lowest_port(&self, pid: u32) -> Option<u16> {

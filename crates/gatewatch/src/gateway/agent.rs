@@ -24,7 +24,7 @@ use gatewatch_target::{
 };
 
 use super::{
-    fleet::Fleet,
+    fleet::{Fleet, Sums},
     folding::Folding,
     lua::LuaProbes,
     proof::Watched,
@@ -100,7 +100,12 @@ impl Agent {
             names: names.clone(),
             debug_dir: config.gateway.debug_dir.clone(),
         })?;
-        let fleet = Fleet::new(root.clone(), names.clone(), settings::instance_names(config));
+        let fleet = Fleet::new(
+            root.clone(),
+            names.clone(),
+            settings::instance_names(config),
+            config.gateway.detail == Detail::Full,
+        );
         let folding = Folding {
             root,
             fleet,
@@ -138,6 +143,7 @@ impl Agent {
         if self.exchange.turn(now) {
             let mut snapshot = publish::snapshot(
                 &self.probe,
+                self.processes.as_ref(),
                 &mut self.folding.fleet,
                 &self.folding.traffic,
                 &self.folding.ledger,
@@ -217,7 +223,8 @@ impl Agent {
                         | BinaryError::NoFunction { .. }
                         | BinaryError::NoLayout { .. } => Level::Error,
                     };
-                    let text = format!("process {} ({}) is not watched: {error}", process.pid, process.title);
+                    let title = self.folding.masker.mask_header(process.title.as_bytes());
+                    let text = format!("process {} ({title}) is not watched: {error}", process.pid);
                     self.folding.say(level, &text);
                 }
                 Finding::Gone(key) => {
@@ -291,7 +298,8 @@ impl Agent {
         ledger.set(Stage::Export, "log_blocked", self.folding.log.lost());
         let requests = self.folding.traffic.all().requests();
         let pids = self.folding.fleet.pids();
-        for (level, text) in self.lua.tick(&mut self.probe, &self.folding.root, &pids, requests) {
+        let calls = sums.iter().map(Sums::lua_calls).sum();
+        for (level, text) in self.lua.tick(&mut self.probe, &self.folding.root, &pids, requests, calls) {
             self.folding.say(level, &text);
         }
         if self.window.is_over(now) {
@@ -302,7 +310,8 @@ impl Agent {
     fn say_statistics(&mut self, now: u64) {
         let in_flight =
             (!self.lean).then(|| self.folding.fleet.sums(&self.probe).iter().map(|s| s.in_flight).sum());
-        if let Some(cost) = self.lua.cost(&self.probe, self.folding.traffic.all().requests()) {
+        let calls = self.folding.fleet.sums(&self.probe).iter().map(Sums::lua_calls).sum();
+        if let Some(cost) = self.lua.cost(&self.probe, self.folding.traffic.all().requests(), calls) {
             self.folding.say(Level::Info, &cost);
         }
         self.folding.traffic.rotate();

@@ -11,6 +11,9 @@ use gatewatch_target::{
     process::{NameRule, ProcRoot},
 };
 
+/// Powers of two the kernel tells overflowed durations apart by.
+const OVERFLOW_BUCKETS: usize = 40;
+
 /// Requests that may end between our two counts when the gateway's is first read.
 const SLACK_MAX: u64 = 64;
 
@@ -54,7 +57,7 @@ struct Base {
 }
 
 /// What the kernel counted, over workers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Sums {
     /// Requests that ended.
     pub ended: u64,
@@ -72,11 +75,37 @@ pub struct Sums {
     pub workers: u64,
     overflow: BTreeMap<u16, u64>,
     overflow_ns: u64,
+    /// By power of two, in nanoseconds.
+    overflow_durations: [u64; OVERFLOW_BUCKETS],
     lua_ns: [u64; LUA_PHASES.len()],
     lua_calls: [u64; LUA_PHASES.len()],
 }
 
+impl Default for Sums {
+    fn default() -> Self {
+        Self {
+            ended: 0,
+            submitted: 0,
+            ring_full: 0,
+            start_dropped: 0,
+            died: 0,
+            in_flight: 0,
+            workers: 0,
+            overflow: BTreeMap::new(),
+            overflow_ns: 0,
+            overflow_durations: [0; OVERFLOW_BUCKETS],
+            lua_ns: [0; LUA_PHASES.len()],
+            lua_calls: [0; LUA_PHASES.len()],
+        }
+    }
+}
+
 impl Sums {
+    /// Runs of Lua phases.
+    pub fn lua_calls(&self) -> u64 {
+        self.lua_calls.iter().sum()
+    }
+
     fn add(&mut self, worker: &Worker, overflow: impl FnOnce() -> Overflow, alive: bool) {
         self.ended += worker.ended;
         self.submitted += worker.submitted;
@@ -92,6 +121,9 @@ impl Sums {
         if worker.ring_full > 0 {
             let overflow = overflow();
             self.overflow_ns += overflow.duration_ns;
+            for (sum, n) in self.overflow_durations.iter_mut().zip(overflow.duration) {
+                *sum += n;
+            }
             for (status, n) in (0u16..).zip(overflow.status).filter(|(_, n)| *n > 0) {
                 *self.overflow.entry(status).or_default() += n;
             }
@@ -110,14 +142,16 @@ pub struct Fleet {
     root: ProcRoot,
     names: Vec<String>,
     rules: Vec<NameRule>,
+    /// Starts are probed.
+    counts_starts: bool,
     members: HashMap<u32, Member>,
     instances: Vec<Instance>,
 }
 
 impl Fleet {
     /// None yet.
-    pub fn new(root: ProcRoot, names: Vec<String>, rules: Vec<NameRule>) -> Self {
-        Self { root, names, rules, members: HashMap::new(), instances: Vec::new() }
+    pub fn new(root: ProcRoot, names: Vec<String>, rules: Vec<NameRule>, counts_starts: bool) -> Self {
+        Self { root, names, rules, counts_starts, members: HashMap::new(), instances: Vec::new() }
     }
 
     /// The instance of the worker in this row, if its first record was seen to.
@@ -222,11 +256,14 @@ impl Fleet {
         let before = self.sums(probe);
         let readings: Vec<Option<Reading>> = self.instances.iter_mut().map(Instance::read_counters).collect();
         let after = self.sums(probe);
+        let counts_starts = self.counts_starts;
         self.instances
             .iter_mut()
             .zip(readings)
             .zip(before.into_iter().zip(after))
-            .map(|((instance, reading), (before, after))| instance.show(reading, &before, after, &describe))
+            .map(|((instance, reading), (before, after))| {
+                instance.show(reading, &before, after, &describe, counts_starts)
+            })
             .collect()
     }
 }
@@ -249,6 +286,7 @@ impl Instance {
         before: &Sums,
         after: Sums,
         describe: impl Fn(u16) -> Layout,
+        counts_starts: bool,
     ) -> snapshot::Gateway {
         let layout = describe(self.layout);
         let counted = reading.and_then(|reading| self.counted(reading, before, &after));
@@ -263,13 +301,14 @@ impl Instance {
             layout: layout.source,
             proven: layout.proven,
             workers: after.workers,
-            in_flight: Some(after.in_flight),
+            in_flight: counts_starts.then_some(after.in_flight),
             seen: after.ended + after.died,
             reported: self.reported,
             counted_by_gateway: counted,
             coverage,
             overflow: after.overflow.into_iter().collect(),
             overflow_duration_ns: after.overflow_ns,
+            overflow_durations: after.overflow_durations.to_vec(),
             lua: phases
                 .filter(|(_, calls)| *calls > 0)
                 .map(|((phase, ns), calls)| (phase, ns, calls))

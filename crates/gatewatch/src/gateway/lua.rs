@@ -26,12 +26,14 @@ pub struct LuaProbes {
     /// Processes looked at, and how often.
     looks: HashMap<u32, u32>,
     requests_before: u64,
+    /// Requests and runs of phases when the class was attached.
+    since: (u64, u64),
 }
 
 impl LuaProbes {
     /// `wanted` may change at any time.
     pub fn new(wanted: Arc<AtomicBool>) -> Self {
-        Self { wanted, attached: Vec::new(), looks: HashMap::new(), requests_before: 0 }
+        Self { wanted, attached: Vec::new(), looks: HashMap::new(), requests_before: 0, since: (0, 0) }
     }
 
     /// Brings what is attached in line with what is wanted, for the gateway processes `pids`; what there is to say
@@ -42,13 +44,14 @@ impl LuaProbes {
         root: &ProcRoot,
         pids: &[u32],
         requests: u64,
+        calls: u64,
     ) -> Vec<(Level, String)> {
         let mut said = Vec::new();
         if !self.wanted.load(Ordering::Relaxed) {
             if !self.attached.is_empty() {
                 said.push((
                     Level::Info,
-                    format!("Lua phases are no longer probed; {}", cost(probe, requests)),
+                    format!("Lua phases are no longer probed; {}", self.describe(probe, requests, calls)),
                 ));
                 self.attached.clear();
                 probe.set_lua_attached(false);
@@ -78,6 +81,9 @@ impl LuaProbes {
                 Ok(attachment) => {
                     let text = "Lua phases are probed: two traps more for each phase a request runs (SIGUSR2 switches it off)";
                     said.push((Level::Info, text.to_owned()));
+                    if self.attached.is_empty() {
+                        self.since = (requests, calls);
+                    }
                     self.attached.push((key, attachment));
                 }
                 Err(refusal) => said.push((Level::Warn, refusal)),
@@ -87,9 +93,23 @@ impl LuaProbes {
     }
 
     /// The class's cost so far, while it is attached and requests come.
-    pub fn cost(&mut self, probe: &NginxProbe, requests: u64) -> Option<String> {
+    pub fn cost(&mut self, probe: &NginxProbe, requests: u64, calls: u64) -> Option<String> {
         let before = std::mem::replace(&mut self.requests_before, requests);
-        (!self.attached.is_empty() && requests > before).then(|| cost(probe, requests))
+        (!self.attached.is_empty() && requests > before).then(|| self.describe(probe, requests, calls))
+    }
+
+    #[allow(clippy::cast_precision_loss)] // figures for people
+    fn describe(&self, probe: &NginxProbe, requests: u64, calls: u64) -> String {
+        let (requests, calls) = (requests - self.since.0.min(requests), calls - self.since.1.min(calls));
+        let runs = probe.run_times().into_iter().filter(|(name, ..)| name.contains("lua"));
+        let (ns, runs) = runs.fold((0, 0), |(ns, runs), (_, more_ns, more)| (ns + more_ns, runs + more));
+        let timed = if runs > 0 {
+            format!(", in which our programs run {:.2} µs each", ns as f64 / 1000.0 / runs as f64)
+        } else {
+            " (sysctl kernel.bpf_stats_enabled=1 tells how long our programs run in them)".to_owned()
+        };
+        let each = 2.0 * calls as f64 / requests.max(1) as f64;
+        format!("Lua probes: {each:.1} traps a request or more, over {requests} requests{timed}")
     }
 }
 
@@ -108,25 +128,8 @@ fn attach(
     // Since 6.11 a return probe enters the kernel by a system call of its own, which a filter may answer by killing.
     if kernel::version() >= (6, 11) && root.has_seccomp_filter(pid) != Some(false) {
         return Err(format!(
-            "Lua phases of process {pid} are not probed: it runs under a seccomp filter, which on this kernel could kill it for a return probe. Run the gateway's container with a profile that allows `uretprobe`, or unconfined, to measure"
+            "Lua phases of process {pid} are not probed: it runs under a seccomp filter, which on this kernel could kill it for a return probe. To measure, run the gateway without one for a while (in Kubernetes: seccompProfile type Unconfined)"
         ));
     }
     probe.attach_lua(module, sites).map_err(|error| error.to_string())
-}
-
-#[allow(clippy::cast_precision_loss)] // figures for people
-fn cost(probe: &NginxProbe, requests: u64) -> String {
-    let calls: u64 = probe.workers().values().map(|worker| worker.lua_calls.iter().sum::<u64>()).sum();
-    let per_request = calls as f64 / requests.max(1) as f64;
-    let own: u64 =
-        probe.run_times().iter().filter(|(name, ..)| name.contains("lua")).map(|(_, ns, _)| ns).sum();
-    let timed = if own > 0 {
-        format!(
-            ", of which our programs ran {:.2} µs a request",
-            own as f64 / 1000.0 / requests.max(1) as f64
-        )
-    } else {
-        String::new()
-    };
-    format!("Lua probes: {:.1} traps a request ({calls} runs of phases in all){timed}", 2.0 * per_request)
 }

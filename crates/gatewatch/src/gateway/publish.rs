@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gatewatch_capture::nginx::NginxProbe;
+use gatewatch_capture::{nginx::NginxProbe, process::ProcessProbe};
 use gatewatch_export::snapshot::{Figures, Program, Row, Snapshot, Statistics};
 use gatewatch_insight::{
     ledger::Ledger,
@@ -107,6 +107,7 @@ fn figures(summary: &Summary) -> Figures {
 /// Everything, now.
 pub fn snapshot(
     probe: &NginxProbe,
+    processes: Option<&ProcessProbe>,
     fleet: &mut Fleet,
     traffic: &Traffic,
     ledger: &Ledger,
@@ -123,7 +124,8 @@ pub fn snapshot(
         None => Layout { version: String::new(), source: "no longer run".to_owned(), proven: false },
     };
     let coarse_starts = fleet.sums(probe).iter().map(|sums| sums.start_dropped).sum();
-    let programs = probe.run_times().into_iter();
+    let programs =
+        probe.run_times().into_iter().chain(processes.map(ProcessProbe::run_times).unwrap_or_default());
     Snapshot {
         taken_ns: gatewatch_capture::clock::monotonic() + clock_offset,
         endpoints: traffic.endpoints().to_vec(),

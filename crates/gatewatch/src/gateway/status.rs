@@ -17,6 +17,8 @@ use hyper_util::{
 /// How often it is asked. Each question is a request of the gateway's, and is reported as such.
 const INTERVAL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Requests that may end while it is asked, and still tell the two counts apart from a loss.
+const SLACK_MAX: u64 = 64;
 /// A status page is a few hundred bytes.
 const ANSWER_MAX: usize = 64 << 10;
 
@@ -40,7 +42,7 @@ pub async fn ask(url: String, exchange: Arc<Exchange>, slot: Slot) {
         let learned = match compare(&client, &url, &exchange, &mut base).await {
             Ok(learned) => learned,
             Err(error) => {
-                exchange.say(format!("gateway.status_url {url} is of no use now: {error:#}"));
+                exchange.say(format!("gateway.status_url is of no use now: {error:#}"));
                 base = None;
                 None
             }
@@ -69,12 +71,13 @@ async fn compare(
     let high = seen(&after);
     let ended = i128::from(reading.ended());
     let Some(base) = *base else {
-        // The first reading tells what had ended before; it is exact where nothing ended meanwhile.
-        *base = (low == high).then_some(ended - i128::from(high));
+        // The first reading tells what had ended before; under load a later, quieter moment serves better.
+        *base = (high - low <= SLACK_MAX).then_some(ended - i128::from(high));
         return Ok(None);
     };
     let counted = u64::try_from(ended - base).unwrap_or(0);
-    let counted = if (low..=high).contains(&counted) { high } else { counted };
+    let ours = counted + SLACK_MAX >= low && counted <= high + SLACK_MAX;
+    let counted = if ours { high } else { counted };
     let reported: u64 = after.gateways.iter().map(|gateway| gateway.reported).sum();
     #[allow(clippy::cast_precision_loss)] // a ratio for people
     let coverage = (counted > 0).then(|| reported as f64 / counted as f64);

@@ -102,6 +102,12 @@ pub fn signal(pid: u32, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
+/// Copies a program, by another: were the copy ever open for writing in this process, a child that another test
+/// forks at that moment would hold it open too, and it could not be run.
+pub fn install(from: &Path, to: &Path) {
+    run("cp", &[from.to_str().unwrap(), to.to_str().unwrap()]);
+}
+
 /// Runs a program to its end; its output, which must be a success.
 pub fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
@@ -222,6 +228,8 @@ pub struct Setup {
     pub wrapper: Vec<String>,
     /// Instead of a port of its own.
     pub port: Option<u16>,
+    /// Goes to the background.
+    pub daemon: bool,
 }
 
 impl Setup {
@@ -235,6 +243,7 @@ impl Setup {
             binary: NGINX.into(),
             wrapper: Vec::new(),
             port: None,
+            daemon: false,
         }
     }
 
@@ -250,6 +259,12 @@ impl Setup {
 
     pub fn binary(mut self, binary: &Path) -> Self {
         binary.clone_into(&mut self.binary);
+        self
+    }
+
+    /// Goes to the background.
+    pub fn daemon(mut self) -> Self {
+        self.daemon = true;
         self
     }
 
@@ -269,7 +284,7 @@ impl Setup {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let (port, tls) = (self.port.unwrap_or_else(free_port), free_port());
         let exe = dir.path().join(&self.name);
-        fs::copy(&self.binary, &exe).unwrap();
+        install(&self.binary, &exe);
         fs::create_dir(dir.path().join("html")).unwrap();
         let place = |text: &str| {
             text.replace("@PORT@", &port.to_string())
@@ -285,12 +300,14 @@ impl Setup {
             ""
         };
         let config = format!(
-            "{modules}daemon off;\nmaster_process on;\nuser root;\nworker_processes {};\npid @DIR@/pid;\nerror_log @DIR@/error.log notice;\n\
+            "{modules}daemon {};\nmaster_process on;\nuser root;\nworker_processes {};\npid @DIR@/pid;\nerror_log @DIR@/error.log notice;\n\
              events {{ worker_connections 4096; }}\nhttp {{\n\
              access_log off;\nlingering_close off;\nkeepalive_requests 100000000;\n\
              client_body_temp_path @DIR@/body;\nproxy_temp_path @DIR@/proxy;\nfastcgi_temp_path @DIR@/fastcgi;\nuwsgi_temp_path @DIR@/uwsgi;\nscgi_temp_path @DIR@/scgi;\n\
              {}\n}}\n",
-            self.workers, self.http
+            if self.daemon { "on" } else { "off" },
+            self.workers,
+            self.http
         );
         fs::write(dir.path().join("nginx.conf"), place(&config)).unwrap();
         Prepared { dir, exe, port, tls, wrapper: self.wrapper }
@@ -357,7 +374,8 @@ impl Nginx {
             SOON,
             || format!("nginx does not listen: {}", said()),
             || {
-                assert!(child.try_wait().unwrap().is_none(), "nginx has ended: {}", said());
+                let ended = child.try_wait().unwrap().is_some_and(|status| !status.success());
+            assert!(!ended, "nginx has ended: {}", said());
                 TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
             },
         );
@@ -564,7 +582,7 @@ impl AgentSetup {
             words.push(binary);
         } else {
             let copy = dir.path().join("gatewatch");
-            fs::copy(binary, &copy).unwrap();
+            install(Path::new(&binary), &copy);
             words.push(copy.to_str().unwrap().to_owned());
         }
         words.extend(["gateway".to_owned(), "--listen".to_owned(), format!("127.0.0.1:{port}")]);
@@ -654,7 +672,11 @@ impl Agent {
     /// The lines of requests, once there are so many.
     pub fn wait_requests(&self, count: usize) -> Vec<Line> {
         let told = || {
-            format!("{count} requests in the log; there are {}:\n{}", self.requests_count(), tail(&self.stdout()))
+            format!(
+                "{count} requests in the log; there are {}:\n{}",
+                self.requests_count(),
+                tail(&self.stdout())
+            )
         };
         wait_for(SOON, told, || (self.requests_count() >= count).then_some(()));
         self.requests()

@@ -302,8 +302,9 @@ impl Traffic {
     fn new_endpoint(&mut self, key: EndpointKey) -> usize {
         let mut key = key;
         if self.endpoints.len() >= self.bounds.endpoints {
-            self.folded.endpoints += 1;
-            key = EndpointKey { host: 0, path: OTHER_PATH, ..key };
+            let other = EndpointKey { host: 0, path: OTHER_PATH, ..key };
+            self.folded.endpoints += u64::from(other != key);
+            key = other;
             if let Some(index) = self.index.get(&key) {
                 return *index;
             }

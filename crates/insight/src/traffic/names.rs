@@ -25,10 +25,15 @@ impl Names {
 
     /// The id of a name.
     pub fn id(&mut self, name: &str) -> u32 {
+        // Whoever sends it as a name is counted there too: no two series of one name.
+        if name == OTHER {
+            return 0;
+        }
         if let Some(id) = self.ids.get(name) {
             return *id;
         }
-        if self.ids.len() >= self.max {
+        // A client may send the name `other`: it is counted with the rest, or two series would bear the same labels.
+        if self.ids.len() >= self.max || name == OTHER {
             return 0;
         }
         let Ok(id) = u32::try_from(self.names.len()) else {
