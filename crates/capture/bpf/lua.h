@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The time nginx's Lua takes, by phase: a class of probes of its own, attached only while wanted. Each run of a
- * phase is two traps more, at the function's entry and at its return. Part of the nginx probe, whose worker table
- * it shares.
+ * The time nginx's Lua takes, by phase: a class of probes of its own, attached only while wanted. Each run of
+ * a phase is two traps more, at the function's entry and at its return. Part of the nginx probe, whose worker
+ * table it shares.
  *
  * Phases nest (ngx.say in the content phase runs the filters): each is given its own time only.
  */
@@ -16,7 +16,7 @@
 /* In a cookie: the phase (`other`: that of the frame around it, if there is one), and which argument of the
  * function is the request. */
 #define LUA_COOKIE_PHASE(cookie) ((cookie) & (NGINX_LUA_PHASES - 1))
-#define LUA_COOKIE_SECOND(cookie) ((cookie) & 8)
+#define LUA_COOKIE_SECOND(cookie) ((cookie)&8)
 
 /* Set by user space while the class is attached. */
 volatile bool lua_attached;
@@ -64,12 +64,17 @@ static __always_inline struct lua_key lua_key(__u32 index, const struct nginx_wo
 
 /* At a request's end: what its phases took. The log phase runs later, and counts for the worker only. */
 static __always_inline void take_lua_times(__u32 index, const struct nginx_worker *worker, __u64 request,
-                                           struct nginx_record *record) {
+                                           struct scratch *s, __u32 *text) {
     struct lua_key key = lua_key(index, worker, request);
     struct lua_times *times = bpf_map_lookup_elem(&request_lua, &key);
     if (!times)
         return;
-    __builtin_memcpy(record->lua_ns, times->ns, sizeof(record->lua_ns));
+    __u32 at = *text;
+    if (at <= NGINX_TEXT_MAX - sizeof(*times)) {
+        __builtin_memcpy(s->text + at, times, sizeof(*times));
+        *text = at + sizeof(*times);
+        s->record.flags |= NGINX_LUA;
+    }
     bpf_map_delete_elem(&request_lua, &key);
 }
 

@@ -20,6 +20,7 @@
 #define REQUEST_READ_MAX 2040
 #define CONNECTION_READ_MAX 504
 #define STATE_SIZE_MAX 128
+#define TEXT_APPEND_MAX 2047 /* where the last text may begin */
 #define WORKER_MEMO 1024
 #define ADDRESS_MEMO 512 /* connections a worker whose address is remembered */
 #define CONNECTION_POOL 512
@@ -104,7 +105,7 @@ struct known_address {
 /* A worker's working memory: too large for the stack. */
 struct scratch {
     struct nginx_record record;
-    __u8 text[4096]; /* NGINX_TEXT_MAX, rounded up so that a mask bounds an offset */
+    __u8 text[4096]; /* more than NGINX_TEXT_MAX: the verifier bounds offset and length apart */
     __u8 request[REQUEST_READ_MAX + 8];
     __u8 connection[CONNECTION_READ_MAX + 8];
     __u8 array[ARRAY_HEAD + NGINX_TRIES_MAX * STATE_SIZE_MAX];
@@ -217,13 +218,14 @@ static __always_inline __u64 member(const __u8 *base, __u32 offset, __u32 limit)
 #define CONNECTION(name) member(s->connection, layout->name, CONNECTION_READ_MAX)
 
 /* Append up to `max` of the `len` bytes at `data` to the text; how many, or 0 with `flag` raised. */
-static __always_inline __u32 append(struct scratch *s, __u32 *at, __u64 data, __u64 len, __u32 max, __u32 flag) {
+static __always_inline __u32 append(struct scratch *s, __u32 *at, __u64 data, __u64 len, __u32 max,
+                                    __u32 flag) {
     if (!len || !data)
         return 0;
     if (len > max)
         len = max;
     __u32 offset = *at;
-    if (offset > NGINX_TEXT_MAX - 1)
+    if (offset > TEXT_APPEND_MAX)
         return 0;
     if (bpf_probe_read_user(s->text + offset, len & 0x7ff, (void *)data)) {
         s->record.flags |= flag;
@@ -241,50 +243,62 @@ static __always_inline __u16 clamp16(__u64 value) {
     return value > 0xffff ? 0xffff : value;
 }
 
-static __always_inline void read_upstream(struct scratch *s, const struct nginx_layout *layout, __u32 *text) {
+/* The tries that are told one by one: put before the text. How many, with their names' places in `peers`. */
+static __always_inline __u32 read_tries(struct scratch *s, const struct nginx_layout *layout, __u64 *peers) {
     struct nginx_record *record = &s->record;
     __u64 array = REQUEST(upstream_states);
     __u32 size = layout->state_size;
     if (!array)
-        return;
+        return 0;
     if (size < 8 || size > STATE_SIZE_MAX)
         goto unread;
     if (bpf_probe_read_user(s->array, ARRAY_HEAD + size, (void *)array))
         goto unread;
     __u64 elements = *(__u64 *)s->array, count = *(__u64 *)(s->array + 8);
-    record->tries = clamp16(count);
     if (!count)
-        return;
+        return 0;
+    __u32 told = count > NGINX_TRIES_MAX ? NGINX_TRIES_MAX : count;
     if (elements != array + ARRAY_HEAD || count > 1) {
-        __u32 bytes = (count > NGINX_TRIES_MAX ? NGINX_TRIES_MAX : (__u32)count) * size;
+        __u32 bytes = told * size;
         if (bytes > NGINX_TRIES_MAX * STATE_SIZE_MAX ||
             bpf_probe_read_user(s->array + ARRAY_HEAD, bytes, (void *)elements))
             goto unread;
     }
+    record->tries = clamp16(count);
     for (__u32 i = 0; i < NGINX_TRIES_MAX; i++) {
-        if (i >= count)
+        if (i >= told)
             break;
         const __u8 *state = s->array + ARRAY_HEAD + i * size;
-        struct nginx_try *try = &record->upstream[i];
+        struct nginx_try *try = (struct nginx_try *)s->text + i;
         try->status = clamp16(member(state, layout->state_status, STATE_SIZE_MAX - 8));
         try->response_ms = clamp32(member(state, layout->state_response_time, STATE_SIZE_MAX - 8));
         try->connect_ms = clamp32(member(state, layout->state_connect_time, STATE_SIZE_MAX - 8));
         try->header_ms = clamp32(member(state, layout->state_header_time, STATE_SIZE_MAX - 8));
         try->bytes_received = member(state, layout->state_bytes_received, STATE_SIZE_MAX - 8);
         try->peer_len = 0;
-        __u64 peer = member(state, layout->state_peer, STATE_SIZE_MAX - 8);
-        struct ngx_str name;
-        if (!peer)
-            continue;
-        if (bpf_probe_read_user(&name, sizeof(name), (void *)peer)) {
-            record->flags |= NGINX_UPSTREAM_UNREAD;
-            continue;
-        }
-        try->peer_len = append(s, text, name.data, name.len, NGINX_PEER_MAX, NGINX_UPSTREAM_UNREAD);
+        peers[i] = member(state, layout->state_peer, STATE_SIZE_MAX - 8);
     }
-    return;
+    return told;
 unread:
     record->flags |= NGINX_UPSTREAM_UNREAD;
+    return 0;
+}
+
+/* The names of the peers: put behind the text. */
+static __always_inline void read_peers(struct scratch *s, __u32 told, const __u64 *peers, __u32 *text) {
+    for (__u32 i = 0; i < NGINX_TRIES_MAX; i++) {
+        if (i >= told)
+            break;
+        struct ngx_str name;
+        if (!peers[i])
+            continue;
+        if (bpf_probe_read_user(&name, sizeof(name), (void *)peers[i])) {
+            s->record.flags |= NGINX_UPSTREAM_UNREAD;
+            continue;
+        }
+        __u32 len = append(s, text, name.data, name.len, NGINX_PEER_MAX, NGINX_UPSTREAM_UNREAD);
+        ((struct nginx_try *)s->text + i)->peer_len = len;
+    }
 }
 
 static __always_inline void read_connection(struct scratch *s, const struct nginx_layout *layout,
@@ -339,9 +353,10 @@ static __always_inline void read_connection(struct scratch *s, const struct ngin
 }
 
 /* Request line, host and user agent: mostly near each other in the header's buffer, and then one read. */
-static __always_inline __u32 read_text(struct scratch *s, const struct nginx_layout *layout) {
+static __always_inline __u32 read_text(struct scratch *s, const struct nginx_layout *layout, __u32 from) {
     struct nginx_record *record = &s->record;
-    __u64 line = member(s->request, layout->request_line + 8, REQUEST_READ_MAX), line_len = REQUEST(request_line);
+    __u64 line = member(s->request, layout->request_line + 8, REQUEST_READ_MAX),
+          line_len = REQUEST(request_line);
     __u64 host = member(s->request, layout->server + 8, REQUEST_READ_MAX), host_len = REQUEST(server);
     __u64 header = REQUEST(user_agent);
     struct ngx_str agent = {};
@@ -368,18 +383,19 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
         end = agent_at + agent.len;
     if (end > NGINX_STRETCH_MAX)
         end = NGINX_STRETCH_MAX;
-    if (line && line_len && !bpf_probe_read_user(s->text, end & 0x7ff, (void *)line)) {
+    __u32 at = from;
+    if (line && line_len && !bpf_probe_read_user(s->text + from, end & 0x7ff, (void *)line)) {
+        record->line_at = at;
         record->line_captured = line_len;
+        at += end;
     } else {
         host_near = agent_near = false;
-        end = 0;
-        if (line && line_len) {
-            record->line_captured = append(s, (__u32 *)&end, line, line_len, NGINX_LINE_MAX, NGINX_LINE_UNREAD);
-        }
+        record->line_at = at;
+        if (line && line_len)
+            record->line_captured = append(s, &at, line, line_len, NGINX_LINE_MAX, NGINX_LINE_UNREAD);
     }
-    __u32 at = end;
     if (host_near) {
-        record->host_at = host_at;
+        record->host_at = from + host_at;
         record->host_captured = host_len;
         record->host_behind = 8;
     } else if (host_len) {
@@ -387,7 +403,7 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
         record->host_captured = append(s, &at, host, host_len, NGINX_HOST_MAX, NGINX_HOST_UNREAD);
     }
     if (agent_near) {
-        record->agent_at = agent_at;
+        record->agent_at = from + agent_at;
         record->agent_captured = agent.len;
     } else if (agent.len) {
         record->agent_at = at;
@@ -396,7 +412,8 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
     return at;
 }
 
-static __always_inline void count_overflow(__u32 index, struct nginx_worker *worker, struct nginx_record *record) {
+static __always_inline void count_overflow(__u32 index, struct nginx_worker *worker,
+                                           struct nginx_record *record) {
     worker->ring_full++;
     struct nginx_overflow *kept = bpf_map_lookup_elem(&overflow, &index);
     if (!kept)
@@ -486,12 +503,14 @@ int nginx_request_end(struct pt_regs *ctx) {
         record->status = clamp16(rc);
     record->final_status = rc > 0 ? clamp16(rc) : 0;
 
-    text = read_text(s, layout);
+    __u64 peers[NGINX_TRIES_MAX];
+    __u32 told = read_tries(s, layout, peers);
+    text = read_text(s, layout, told * sizeof(struct nginx_try));
     record->peers_at = text;
-    read_upstream(s, layout, &text);
+    read_peers(s, told, peers, &text);
 
     if (lua_attached)
-        take_lua_times(index, worker, request, record);
+        take_lua_times(index, worker, request, s, &text);
 
 submit:;
     __u64 len = sizeof(*record) + text;
@@ -511,6 +530,7 @@ submit:;
 
 /* Names the types for the generation of their Rust side. */
 struct nginx_types {
+    struct nginx_try tried;
     struct nginx_record record;
     struct nginx_layout layout;
     struct nginx_worker worker;

@@ -14,7 +14,10 @@
 #define NGINX_AGENT_MAX 256
 #define NGINX_PEER_MAX 64
 #define NGINX_STRETCH_MAX 1024 /* request line, host and agent that stand this near are read in one go */
-#define NGINX_TEXT_MAX (NGINX_LINE_MAX + NGINX_HOST_MAX + NGINX_AGENT_MAX + NGINX_TRIES_MAX * NGINX_PEER_MAX)
+/* What stands behind a record's fixed part at the most. */
+#define NGINX_TEXT_MAX                                                                                       \
+    (NGINX_TRIES_MAX * 24 + NGINX_LINE_MAX + NGINX_HOST_MAX + NGINX_AGENT_MAX +                              \
+     NGINX_TRIES_MAX * NGINX_PEER_MAX + NGINX_LUA_PHASES * 8)
 
 #define NGINX_LAYOUTS_MAX 32
 #define NGINX_STATUS_MAX 600      /* statuses above are counted at 0 */
@@ -64,16 +67,17 @@ struct nginx_layout {
 
 enum nginx_record_flags {
     NGINX_TLS = 1 << 0,
-    NGINX_STARTED = 1 << 1,        /* start_ns was taken at ngx_http_process_request */
-    NGINX_NO_REQUEST = 1 << 2,     /* the request could not be read: nothing but the times is set */
-    NGINX_BAD_SIGNATURE = 1 << 3,  /* what was read does not begin with "HTTP": likewise */
-    NGINX_NO_CONNECTION = 1 << 4,  /* the connection could not be read */
-    NGINX_LINE_UNREAD = 1 << 5,    /* the request line could not be read */
+    NGINX_STARTED = 1 << 1,       /* start_ns was taken at ngx_http_process_request */
+    NGINX_NO_REQUEST = 1 << 2,    /* the request could not be read: nothing but the times is set */
+    NGINX_BAD_SIGNATURE = 1 << 3, /* what was read does not begin with "HTTP": likewise */
+    NGINX_NO_CONNECTION = 1 << 4, /* the connection could not be read */
+    NGINX_LINE_UNREAD = 1 << 5,   /* the request line could not be read */
     NGINX_HOST_UNREAD = 1 << 6,
     NGINX_AGENT_UNREAD = 1 << 7,
     NGINX_ADDRESS_UNREAD = 1 << 8,
     NGINX_UPSTREAM_UNREAD = 1 << 9,
-    NGINX_NOT_MAIN = 1 << 10,      /* request->main is another request: a layout that does not fit */
+    NGINX_LUA = 1 << 11,      /* the times of Lua phases are the record's last bytes */
+    NGINX_NOT_MAIN = 1 << 10, /* request->main is another request: a layout that does not fit */
 };
 
 /* One try at an upstream server, as ngx_http_upstream_state_t has it. Times in ms; ~0: did not come to it. */
@@ -87,9 +91,11 @@ struct nginx_try {
 };
 
 /*
- * One finished request. Behind it stand the captured bytes: request line, host and user agent at the offsets
- * named (what stands between them is not theirs), then the names of the upstream peers, one after the other.
- * Up to 8 bytes behind the host may be captured too: nginx cuts the port from the host's length, not its bytes.
+ * One finished request. Behind it stand, only as long as they are: the upstream tries (struct nginx_try, up
+ * to NGINX_TRIES_MAX of the `tries`); the captured bytes of request line, host and user agent at the offsets
+ * named, counted from the record's end (what stands between them is not theirs); the names of the upstream
+ * peers, one after the other; and with NGINX_LUA the nanoseconds of each Lua phase. Up to 8 bytes behind the
+ * host may be captured too: nginx cuts the port from the host's length, not its bytes.
  */
 struct nginx_record {
     __u64 start_ns;
@@ -122,12 +128,10 @@ struct nginx_record {
     __u16 agent_captured;
     __u16 peers_at;
     __u16 tries;
-    __u16 family;  /* AF_INET, AF_INET6, AF_UNIX */
-    __u16 port;    /* network order */
+    __u16 family; /* AF_INET, AF_INET6, AF_UNIX */
+    __u16 port;   /* network order */
     __u8 address[16];
     __u8 pad[2];
-    __u64 lua_ns[NGINX_LUA_PHASES]; /* 0 where the class of probes is off */
-    struct nginx_try upstream[NGINX_TRIES_MAX];
 };
 
 /* One gateway worker process. A single thread of a single process writes to it: no atomics needed. */
@@ -137,12 +141,12 @@ struct nginx_worker {
     __u32 layout;
     __u32 generation;
     __u64 since_ns;
-    __u64 started;         /* starts seen and kept */
-    __u64 finished;        /* ends whose start had been kept */
-    __u64 start_dropped;   /* starts for which the table had no room */
-    __u64 ended;           /* ngx_http_free_request entered: every request that ended */
-    __u64 submitted;       /* records handed to user space */
-    __u64 ring_full;       /* ends whose record found no room: see nginx_overflow */
+    __u64 started;       /* starts seen and kept */
+    __u64 finished;      /* ends whose start had been kept */
+    __u64 start_dropped; /* starts for which the table had no room */
+    __u64 ended;         /* ngx_http_free_request entered: every request that ended */
+    __u64 submitted;     /* records handed to user space */
+    __u64 ring_full;     /* ends whose record found no room: see nginx_overflow */
     __u64 last_end_ns;
     __u64 lua_calls[NGINX_LUA_PHASES];
     __u64 lua_ns[NGINX_LUA_PHASES];

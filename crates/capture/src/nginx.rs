@@ -38,6 +38,9 @@ pub mod limits {
     pub const PEER: usize = 64;
 }
 
+/// Phases a record may carry times of.
+pub const LUA_PHASES: usize = 8;
+
 const NO_MEMBER: u16 = 0xffff;
 /// Gateway builds that can be told apart at once.
 pub const LAYOUTS_MAX: u16 = 32;
@@ -92,11 +95,35 @@ pub struct NginxProbe {
 pub struct RawRecord<'a> {
     /// The fixed part.
     pub head: Record,
-    /// Request line, host, user agent, peers: one after the other.
+    /// What stands behind it: tries, texts, Lua times.
     pub text: &'a [u8],
 }
 
 impl<'a> RawRecord<'a> {
+    /// Try `index` of those told one by one; `None` where the record ends before it.
+    #[must_use]
+    pub fn tried(&self, index: usize) -> Option<Try> {
+        let from = index.checked_mul(size_of::<Try>())?;
+        let bytes = self.text.get(from..from.checked_add(size_of::<Try>())?)?;
+        // SAFETY: `bytes` is exactly as long as `Try`, which is generated from integers only, so any bytes are a
+        // value of it; `read_unaligned` asks for no alignment.
+        Some(unsafe { bytes.as_ptr().cast::<Try>().read_unaligned() })
+    }
+
+    /// Nanoseconds of each Lua phase, where they were measured.
+    #[must_use]
+    pub fn lua_ns(&self) -> Option<[u64; LUA_PHASES]> {
+        if self.head.flags & Flags::NGINX_LUA.0 == 0 {
+            return None;
+        }
+        let (_, last) = self.text.split_at_checked(self.text.len().checked_sub(LUA_PHASES * 8)?)?;
+        let mut phases = [0; LUA_PHASES];
+        for (phase, bytes) in phases.iter_mut().zip(last.chunks_exact(8)) {
+            *phase = u64::from_ne_bytes(bytes.try_into().ok()?);
+        }
+        Some(phases)
+    }
+
     /// `None` where `bytes` is shorter than the fixed part.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
@@ -113,6 +140,13 @@ impl<'a> RawRecord<'a> {
 #[must_use]
 pub fn bytes_of_record(head: &Record, text: &[u8]) -> Vec<u8> {
     [bytes_of(head), text].concat()
+}
+
+/// The same for a try, which stands in a record's text.
+#[doc(hidden)]
+#[must_use]
+pub fn bytes_of_try(tried: &Try) -> Vec<u8> {
+    bytes_of(tried).to_vec()
 }
 
 fn value_of<T: Copy + Default>(map: &MapImpl<'_>, key: u32) -> Option<T> {

@@ -97,7 +97,7 @@ pub fn request(bytes: &[u8]) -> Result<Request<'_>, Undecodable> {
         response_bytes: head.response_bytes,
         tries: head.tries,
         upstream,
-        lua_ns: head.lua_ns,
+        lua_ns: record.lua_ns().unwrap_or_default(),
         cut: Cut {
             target: line_cut,
             host: widen(head.host_len) > limits::HOST,
@@ -200,7 +200,8 @@ fn tries<'a>(record: &RawRecord<'a>) -> Result<([Try<'a>; TRIES_MAX], bool), Und
     let mut tries = [Try::default(); TRIES_MAX];
     let mut at = usize::from(record.head.peers_at);
     let mut cut = usize::from(record.head.tries) > TRIES_MAX;
-    for (seen, told) in record.head.upstream.iter().take(told).zip(&mut tries) {
+    for (index, told) in tries.iter_mut().enumerate().take(told) {
+        let seen = record.tried(index).ok_or(Undecodable::Malformed)?;
         let len = usize::from(seen.peer_len);
         let peer = record.text.get(at..at + len).ok_or(Undecodable::Malformed)?;
         at += len;

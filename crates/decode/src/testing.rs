@@ -1,6 +1,6 @@
 //! Records as the kernel writes them, for the tests of this crate.
 
-use gatewatch_capture::nginx::{Flags, Record, Try, bytes_of_record, limits};
+use gatewatch_capture::nginx::{Flags, LUA_PHASES, Record, Try, bytes_of_record, bytes_of_try, limits};
 
 /// 2026-11-21, in nanoseconds since 1970: when the tests judge.
 pub(crate) const NOW: u64 = 1_795_000_000_000_000_000;
@@ -15,6 +15,8 @@ pub(crate) struct Held {
     pub(crate) behind: Vec<u8>,
     pub(crate) agent: Vec<u8>,
     pub(crate) peers: Vec<Vec<u8>>,
+    pub(crate) upstream: [Try; 4],
+    pub(crate) lua_ns: Option<[u64; LUA_PHASES]>,
 }
 
 impl Default for Held {
@@ -42,7 +44,7 @@ impl Default for Held {
             ..Record::default()
         };
         head.address[..4].copy_from_slice(&[192, 0, 2, 7]);
-        head.upstream[0] = Try {
+        let tried = Try {
             bytes_received: 4000,
             response_ms: 12,
             connect_ms: 1,
@@ -57,6 +59,8 @@ impl Default for Held {
             behind: b"\r\nUser-".to_vec(),
             agent: b"curl/8.0".to_vec(),
             peers: vec![b"10.0.0.1:8080".to_vec()],
+            upstream: [tried, Try::default(), Try::default(), Try::default()],
+            lua_ns: None,
         }
     }
 }
@@ -65,7 +69,13 @@ impl Held {
     /// Head and text. Bytes that belong to no text stand between the texts, as in a stretch read in one go.
     pub(crate) fn parts(&self) -> (Record, Vec<u8>) {
         let mut head = self.head;
-        let mut text = b"\x00noise".to_vec();
+        let told = usize::from(head.tries).min(self.upstream.len());
+        let mut upstream = self.upstream;
+        for (peer, tried) in self.peers.iter().zip(&mut upstream) {
+            tried.peer_len = u16::try_from(peer.len().min(limits::PEER)).unwrap();
+        }
+        let mut text: Vec<u8> = upstream[..told].iter().flat_map(bytes_of_try).collect();
+        text.extend_from_slice(b"\x00noise");
         let mut put = |bytes: &[u8], limit: usize| {
             let kept = &bytes[..bytes.len().min(limit)];
             let at = text.len();
@@ -77,8 +87,12 @@ impl Held {
         head.host_behind = put(&self.behind, 8).1;
         (head.agent_at, head.agent_captured) = put(&self.agent, limits::AGENT);
         head.peers_at = put(b"", 0).0;
-        for (peer, told) in self.peers.iter().zip(&mut head.upstream) {
-            told.peer_len = put(peer, limits::PEER).1;
+        for peer in self.peers.iter().take(told) {
+            put(peer, limits::PEER);
+        }
+        if let Some(phases) = self.lua_ns {
+            head.flags |= Flags::NGINX_LUA.0;
+            text.extend(phases.into_iter().flat_map(u64::to_ne_bytes));
         }
         let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
         (head.line_len, head.host_len, head.agent_len) = (len(&self.line), len(&self.host), len(&self.agent));

@@ -317,7 +317,11 @@ fn secrets() {
         let mut faults = String::new();
         for (output, said) in outputs(&mut agent) {
             for line in said.lines() {
-                if line.contains("planted") || line.contains("eyJ") || line.contains("c2ln") || line.contains("somebody:31337") {
+                if line.contains("planted")
+                    || line.contains("eyJ")
+                    || line.contains("c2ln")
+                    || line.contains("somebody:31337")
+                {
                     faults += &format!("{output}: {line}\n");
                 }
             }

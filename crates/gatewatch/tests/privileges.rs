@@ -13,8 +13,8 @@ const NOBODY: u32 = 65534;
 /// Words that start a program as this user, with these capabilities and no other.
 fn with(user: u32, capabilities: &[&str]) -> Vec<String> {
     let list = capabilities.iter().fold("-all".to_owned(), |list, name| format!("{list},+{name}"));
-    let mut words =
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(str::to_owned).to_vec();
+    let mut words = vec!["setpriv".to_owned()];
+    words.extend([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
     words.extend(["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}={list}")));
     words
 }
@@ -41,7 +41,8 @@ fn works_with_three(name: &str, user: u32) {
     let gateway = Setup::new(name, GATEWAY).workers(2).start();
     let agent = start(name, user, &["bpf", "perfmon", "sys_ptrace"]).watch();
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
-    for line in ["CapEff:\t000000c000080000", "CapBnd:\t000000c000080000", "Uid:\t65534\t65534\t65534\t65534"]
+    let user = format!("Uid:\t{user}\t{user}\t{user}\t{user}");
+    for line in ["CapEff:\t000000c000080000", "CapBnd:\t000000c000080000", &user]
     {
         assert!(status.contains(line), "{line} in\n{status}");
     }

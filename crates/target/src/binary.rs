@@ -360,3 +360,6 @@ fn read_debug_file(path: &Path, symbols: &mut Symbols) -> Result<Option<Layout>,
     symbols.read(&file);
     dwarf::layout(&file).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -193,3 +193,6 @@ impl Types {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

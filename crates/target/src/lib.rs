@@ -9,3 +9,5 @@ pub mod layout;
 pub mod lua;
 pub mod process;
 pub mod table;
+#[cfg(test)]
+mod testing;

@@ -72,3 +72,6 @@ fn sites(path: &Path) -> Option<Vec<Site>> {
     }
     Some(sites)
 }
+
+#[cfg(test)]
+mod tests;

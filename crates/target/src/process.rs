@@ -211,3 +211,6 @@ impl ProcRoot {
         found
     }
 }
+
+#[cfg(test)]
+mod tests;

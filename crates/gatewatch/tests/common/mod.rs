@@ -375,7 +375,7 @@ impl Nginx {
             || format!("nginx does not listen: {}", said()),
             || {
                 let ended = child.try_wait().unwrap().is_some_and(|status| !status.success());
-            assert!(!ended, "nginx has ended: {}", said());
+                assert!(!ended, "nginx has ended: {}", said());
                 TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
             },
         );
@@ -802,7 +802,7 @@ impl Metrics {
 
     /// The sum of the samples that bear these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        let sum: f64 = self.select(name, labels).map(|sample| sample.value).sum();
+        let sum: f64 = self.select(name, labels).map(|sample| sample.value).fold(0.0, |sum, value| sum + value);
         assert!(sum >= 0.0 && sum.fract() == 0.0, "{name} is no count: {sum}");
         format!("{sum:.0}").parse().unwrap()
     }
