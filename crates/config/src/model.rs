@@ -298,7 +298,7 @@ pub struct Capture {
 
 impl Default for Capture {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, max_workers: 64, starts_per_worker: 4096 }
+        Self { ring_bytes: 4 << 20, max_workers: 64, starts_per_worker: 4096 }
     }
 }
 

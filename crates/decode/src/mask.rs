@@ -217,7 +217,12 @@ impl Masker {
                 out.push(b'&');
             }
             if !self.query_values {
-                mask_path(pair, out);
+                // A query inside a value is not looked into: all of it could be secret.
+                let nested =
+                    pair.iter().position(|&byte| byte == b'?').or_else(|| find_ignoring_case(pair, b"%3f"));
+                let (outer, inner) = nested.and_then(|at| pair.split_at_checked(at)).unwrap_or((pair, b""));
+                mask_path(outer, out);
+                mask_all(inner, out);
                 continue;
             }
             let Some(at) = memchr(b'=', pair) else {
@@ -272,6 +277,10 @@ impl Masker {
         out.push_str(text.get(done..).unwrap_or_default());
         Cow::Owned(out)
     }
+}
+
+fn find_ignoring_case(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window.eq_ignore_ascii_case(part))
 }
 
 fn compile(pattern: &str) -> Result<Regex, String> {

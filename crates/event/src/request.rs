@@ -232,6 +232,22 @@ pub struct Request<'a> {
 pub const LUA_PHASES: [&str; 8] =
     ["rewrite", "access", "content", "balancer", "header_filter", "body_filter", "log", "other"];
 
+/// A target's path: without scheme, authority, query and fragment. `*` for `OPTIONS *`.
+#[must_use]
+pub fn path_of(target: &[u8]) -> &[u8] {
+    let end = target.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(target.len());
+    let target = target.get(..end).unwrap_or(target);
+    if target.first() == Some(&b'/') {
+        return target;
+    }
+    let Some(scheme) = target.windows(3).position(|three| three == b"://") else { return target };
+    let rest = target.get(scheme + 3..).unwrap_or(b"");
+    match rest.iter().position(|byte| *byte == b'/') {
+        Some(slash) => rest.get(slash..).unwrap_or(b"/"),
+        None => b"/",
+    }
+}
+
 impl<'a> Request<'a> {
     /// The tries that are told one by one.
     #[must_use]
@@ -239,23 +255,10 @@ impl<'a> Request<'a> {
         self.upstream.get(..usize::from(self.tries).min(TRIES_MAX)).unwrap_or(&[])
     }
 
-    /// The target's path: without scheme, authority, query and fragment. `*` for `OPTIONS *`.
+    /// The target's path: see [`path_of`].
     #[must_use]
     pub fn path(&self) -> &'a [u8] {
-        let target = self.target;
-        let end = target.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(target.len());
-        let target = target.get(..end).unwrap_or(target);
-        if target.first() == Some(&b'/') {
-            return target;
-        }
-        let Some(scheme) = target.windows(3).position(|three| three == b"://") else {
-            return target;
-        };
-        let rest = target.get(scheme + 3..).unwrap_or(b"");
-        match rest.iter().position(|byte| *byte == b'/') {
-            Some(slash) => rest.get(slash..).unwrap_or(b"/"),
-            None => b"/",
-        }
+        path_of(self.target)
     }
 
     /// When the response's first byte could be sent at the earliest, in milliseconds after the last try began:

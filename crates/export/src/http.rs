@@ -19,13 +19,17 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 
 use crate::{log::FiguresLine, metrics, snapshot::Snapshot};
 
@@ -137,7 +141,43 @@ pub async fn serve(
 
 async fn serve_metrics(State(app): State<App>) -> Response {
     let snapshot = app.exchange.fresh().await;
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(snapshot)).into_response()
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        let mut chunks = Chunks { sender, buffer: String::with_capacity(CHUNK) };
+        // It fails when the client has gone: nobody is left to tell.
+        if metrics::render(snapshot, &mut chunks).is_ok() {
+            let _gone = chunks.send();
+        }
+    });
+    let chunks = futures_util::stream::unfold(receiver, async |mut receiver| {
+        receiver.recv().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), receiver))
+    });
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], Body::from_stream(chunks)).into_response()
+}
+
+/// What is sent of a large answer at once: it is never in memory as a whole.
+const CHUNK: usize = 64 << 10;
+
+struct Chunks {
+    sender: mpsc::Sender<String>,
+    buffer: String,
+}
+
+impl Chunks {
+    fn send(&mut self) -> std::fmt::Result {
+        let chunk = std::mem::replace(&mut self.buffer, String::with_capacity(CHUNK));
+        self.sender.blocking_send(chunk).map_err(|_| std::fmt::Error)
+    }
+}
+
+impl std::fmt::Write for Chunks {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        if self.buffer.len() + text.len() > CHUNK && !self.buffer.is_empty() {
+            self.send()?;
+        }
+        self.buffer.push_str(text);
+        Ok(())
+    }
 }
 
 async fn healthy(State(app): State<App>) -> Response {

@@ -65,15 +65,15 @@ pub struct Details<'a> {
     /// The path's group.
     pub route: &'a str,
     /// The target, masked.
-    pub target: Cow<'a, str>,
+    pub target: &'a str,
     /// The host, masked.
-    pub host: Cow<'a, str>,
+    pub host: &'a str,
     /// The user agent, masked.
-    pub user_agent: Cow<'a, str>,
+    pub user_agent: &'a str,
     /// The client's address, masked.
     pub remote: Cow<'a, str>,
     /// The upstream servers tried, masked.
-    pub peers: Vec<Cow<'a, str>>,
+    pub peers: &'a [Arc<str>],
     /// When it ended, in nanoseconds since 1970.
     pub ended_ns: u64,
 }
@@ -92,6 +92,7 @@ pub struct Log {
     out: SyncSender<Vec<u8>>,
     lost: u64,
     failed: Arc<AtomicU64>,
+    clock: Clock,
     writer: Option<thread::JoinHandle<()>>,
 }
 
@@ -119,6 +120,7 @@ impl Log {
             out,
             lost: 0,
             failed,
+            clock: Clock::default(),
             writer: Some(writer),
         })
     }
@@ -166,7 +168,8 @@ impl Log {
             return;
         }
         if self.settings.json {
-            let line = RequestLine::new(request, details, self.writes(Level::Debug));
+            let stamp = self.clock.stamp(details.ended_ns);
+            let line = RequestLine::new(request, details, stamp, self.writes(Level::Debug));
             self.json(&line);
         } else {
             self.request_text(request, details);
@@ -174,7 +177,7 @@ impl Log {
     }
 
     fn request_text(&mut self, request: &Request<'_>, details: &Details<'_>) {
-        let time = timestamp(details.ended_ns);
+        let time = self.clock.stamp(details.ended_ns);
         let upstream = details.peers.last().map_or_else(String::new, |peer| format!(" -> {}", Plain(peer)));
         let service =
             if details.service.is_empty() { String::new() } else { format!(" [{}]", Plain(details.service)) };
@@ -186,15 +189,14 @@ impl Log {
             request.status,
             Plain(&method),
             Plain(&host(request, details)),
-            Plain(&details.target),
+            Plain(details.target),
             Plain(details.route),
             milliseconds(request.duration_ns),
             request.protocol.name(),
             Plain(&details.remote),
         ));
         if self.writes(Level::Debug) {
-            let line = RequestLine::new(request, details, true);
-            let rest = serde_json::to_string(&line.more).unwrap_or_default();
+            let rest = serde_json::to_string(&More::new(request, details)).unwrap_or_default();
             self.text(format_args!("{time} debug {}", Plain(&rest)));
         }
     }
@@ -328,10 +330,37 @@ fn timestamp(ns: u64) -> String {
     format!("{time:.3}")
 }
 
+/// Writes timestamps; the calendar is asked once a second only.
+#[derive(Debug, Default)]
+struct Clock {
+    second: u64,
+    /// Up to the point before the milliseconds.
+    text: String,
+}
+
+impl Clock {
+    fn stamp(&mut self, ns: u64) -> String {
+        let (second, ms) = (ns / 1_000_000_000, ns / 1_000_000 % 1000);
+        if second != self.second || self.text.is_empty() {
+            let whole = timestamp(second * 1_000_000_000);
+            self.text.clear();
+            self.text.push_str(whole.trim_end_matches("000Z"));
+            self.second = second;
+        }
+        let mut text = String::with_capacity(24);
+        text.push_str(&self.text);
+        for digit in [ms / 100, ms / 10 % 10, ms % 10] {
+            text.push(char::from(b'0' + u8::try_from(digit).unwrap_or(0)));
+        }
+        text.push('Z');
+        text
+    }
+}
+
 fn host<'a>(request: &Request<'_>, details: &'a Details<'_>) -> Cow<'a, str> {
     match request.host_port {
         Some(port) => Cow::Owned(format!("{}:{port}", details.host)),
-        None => Cow::Borrowed(&details.host),
+        None => Cow::Borrowed(details.host),
     }
 }
 
@@ -370,7 +399,7 @@ struct RequestLine<'a> {
     upstream_first_byte_ms: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[serde(flatten)]
     more: Option<More<'a>>,
 }
 
@@ -399,7 +428,7 @@ struct TryLine<'a> {
 }
 
 impl<'a> RequestLine<'a> {
-    fn new(request: &Request<'a>, details: &'a Details<'a>, more: bool) -> Self {
+    fn new(request: &Request<'a>, details: &'a Details<'a>, timestamp: String, more: bool) -> Self {
         let tries = request.told_tries();
         let last = tries.last();
         Self {
@@ -407,18 +436,18 @@ impl<'a> RequestLine<'a> {
             msg: "HTTP Request",
             method: String::from_utf8_lossy(request.method_name),
             host: host(request, details),
-            path: &details.target,
+            path: details.target,
             status_code: request.status,
             response_time_ns: request.duration_ns,
             error_code: request.error as u8,
-            timestamp: timestamp(details.ended_ns),
+            timestamp,
             gateway: details.gateway,
             service: details.service,
             route: details.route,
             protocol: request.protocol.name(),
             tls: request.tls,
             remote_addr: &details.remote,
-            user_agent: &details.user_agent,
+            user_agent: details.user_agent,
             request_bytes: request.request_bytes,
             response_bytes: request.response_bytes,
             pid: request.pid,
@@ -450,7 +479,7 @@ impl<'a> More<'a> {
             tries: request
                 .told_tries()
                 .iter()
-                .zip(&details.peers)
+                .zip(details.peers)
                 .map(|(tried, peer)| TryLine {
                     addr: peer,
                     status: tried.status,

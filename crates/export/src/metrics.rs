@@ -18,15 +18,14 @@ use crate::snapshot::Snapshot;
 /// The content type of what [`render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The snapshot as text.
-#[must_use]
-pub fn render(snapshot: Arc<Snapshot>) -> String {
+/// Writes the snapshot as text. It may be many megabytes: best into something that passes it on.
+///
+/// # Errors
+/// Those of `to`.
+pub fn render(snapshot: Arc<Snapshot>, to: &mut impl fmt::Write) -> fmt::Result {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(View(snapshot)));
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _infallible = text::encode(&mut text, &registry);
-    text
+    text::encode(to, &registry)
 }
 
 #[derive(Debug)]

@@ -131,3 +131,6 @@ pub fn clean_host(host: Cow<'_, str>) -> Cow<'_, str> {
     };
     Cow::Owned(host.chars().map(clean).collect())
 }
+
+#[cfg(test)]
+mod tests;

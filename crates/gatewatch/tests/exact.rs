@@ -129,6 +129,23 @@ fn an_exact_client_over_http1() {
     bench.check_exact("h2load --h1", sent..=sent);
 }
 
+/// With one trap a request the counts are no less exact.
+#[test]
+fn lean() {
+    let _turn = Turn::alone();
+    let name = "gw-exact-lean";
+    let gateway = Setup::new(name, GATEWAY).workers(2).start();
+    let agent = AgentSetup::new(name).args(&["--no-requests", "--lean"]).watch();
+    let sent = h2load(&["--h1", "-n", "50000", "-c", "64", &gateway.url("/api/load")]);
+    let metrics = agent.wait_reported(sent);
+    assert_eq!((metrics.reported(), metrics.lost()), (sent, 0));
+    assert_eq!(
+        metrics.select("gatewatch_http_requests_in_flight", &[]).count(),
+        0,
+        "not known in the lean tier"
+    );
+}
+
 /// The log too: a line for each request, or its loss counted.
 #[test]
 fn a_line_for_each() {

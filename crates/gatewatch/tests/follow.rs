@@ -109,7 +109,10 @@ fn check_accounted(agent: &Agent, sent: u64) {
     assert_eq!(all(&metrics), sent, "{}", metrics.brief());
     let ratio = metrics.select("gatewatch_capture_coverage_ratio", &[]).next().map(|sample| sample.value);
     let truth = metrics.reported() as f64 / sent as f64;
-    assert!(ratio.is_some_and(|ratio| (ratio - truth).abs() < 1e-9), "coverage is {ratio:?}, in truth {truth}");
+    assert!(
+        ratio.is_some_and(|ratio| (ratio - truth).abs() < 1e-9),
+        "coverage is {ratio:?}, in truth {truth}"
+    );
 }
 
 /// From the first request on, which a gateway may serve before anybody could attach to it: that one is counted.
@@ -124,8 +127,11 @@ fn started_after_the_agent() {
     let port = gateway.port;
     let mut child = Owned(gateway.spawn());
     // As soon as it listens: the connection that finds it out carries the first request.
-    let first =
-        wait_for(SOON, || "nginx listens".to_owned(), || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
+    let first = wait_for(
+        SOON,
+        || "nginx listens".to_owned(),
+        || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok(),
+    );
     let listens = Instant::now();
     (&first).write_all(b"GET /0 HTTP/1.0\r\n\r\n").unwrap();
     std::io::copy(&mut &first, &mut std::io::sink()).unwrap();
@@ -141,7 +147,9 @@ fn started_after_the_agent() {
         sent += 1;
     }
     let is_ready = |line: &&common::Line| line.str("path") == "/ready";
-    wait_until(SOON, "all requests since then are reported", || agent.requests().iter().filter(is_ready).count() == 5);
+    wait_until(SOON, "all requests since then are reported", || {
+        agent.requests().iter().filter(is_ready).count() == 5
+    });
     println!("ready {ready:?} after nginx listened; {} of {sent} requests reported", agent.requests_count());
     check_accounted(&agent, sent);
     child.end();

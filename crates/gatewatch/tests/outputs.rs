@@ -145,8 +145,9 @@ fn levels_and_formats() {
     let _turn = Turn::shared();
     let name = "gw-levels";
     let gateway = gateway(name);
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], bool, bool, bool);
     // Environment and flags; lines of requests; detail in them; JSON.
-    let cases: [(&[(&str, &str)], &[&str], bool, bool, bool); 9] = [
+    let cases: [Case<'_>; 9] = [
         (&[], &[], true, false, true),
         (&[("LOG_LEVEL", "info")], &[], true, false, true),
         (&[("LOG_LEVEL", "debug")], &[], true, true, true),
@@ -237,8 +238,8 @@ fn statistics_line() {
     assert_eq!(answer["total"]["requests"], 17);
     for (dimension, name, requests) in [
         ("method", "GET", 17),
-        ("path", "/ok", 12),
-        ("path", "/missing", 3),
+        ("path", "test/ok", 12),
+        ("path", "test/missing", 3),
         ("host", "test", 17),
         ("protocol", "http/1.1", 17),
     ] {
@@ -247,7 +248,7 @@ fn statistics_line() {
         assert_eq!(
             row.map(|row| row["total"]["requests"].clone()),
             Some(Value::from(requests)),
-            "{dimension} {name}: {answer}"
+            "{dimension} {name}: {rows:?}"
         );
     }
     assert!(agent.end().success());
@@ -283,7 +284,7 @@ fn secrets() {
             "Host: test\r\nAuthorization: Bearer planted-bearer\r\nCookie: session=planted-cookie\r\nX-Api-Key: planted-key\r\n",
         ),
         (&format!("GET /jwt/{JWT}/x HTTP/1.1"), "Host: test\r\n"),
-        (&format!("GET /agent HTTP/1.1"), &format!("Host: test\r\nUser-Agent: client/1 Bearer {JWT}\r\n")),
+        ("GET /agent HTTP/1.1", &format!("Host: test\r\nUser-Agent: client/1 Bearer {JWT}\r\n")),
         ("GET /pattern/cust-4711-planted/x HTTP/1.1", "Host: test\r\nUser-Agent: cust-4711-planted/1.0\r\n"),
         ("GET /proxied?key=planted-proxied HTTP/1.1", "Host: test\r\n"),
         ("GET /matrix;jsessionid=planted-session HTTP/1.1", "Host: test\r\n"),
@@ -327,6 +328,28 @@ fn secrets() {
             }
         }
         assert!(faults.is_empty(), "secrets are told:\n{faults}");
+    }
+}
+
+/// What steers a terminal is escaped, in both formats.
+#[test]
+fn hostile_texts() {
+    let _turn = Turn::shared();
+    let name = "gw-hostile";
+    let gateway = gateway(name);
+    for (format, words) in [("json", &[][..]), ("text", &["--text"][..])] {
+        let mut agent = AgentSetup::new(name).args(&["--log-level", "debug"]).args(words).watch();
+        raw(
+            gateway.port(),
+            b"GET /a\xff\xc2\x9b2J\xe2\x80\xaeb HTTP/1.1\r\nHost: te\xffs\xc2\x9bt\r\nUser-Agent: \x1b[31m\x07\x7f\xe2\x80\xae\r\nConnection: close\r\n\r\n",
+        );
+        let metrics = agent.wait_reported(1);
+        agent.end();
+        let said = agent.lines().iter().map(|line| line.raw.clone()).collect::<String>() + &metrics.text;
+        assert!(said.contains("2J"), "{format}: {said}");
+        let bad =
+            said.chars().find(|c| (c.is_control() && *c != '\n') || ('\u{202a}'..='\u{202e}').contains(c));
+        assert_eq!(bad, None, "{format}: {said}");
     }
 }
 

@@ -42,8 +42,7 @@ fn works_with_three(name: &str, user: u32) {
     let agent = start(name, user, &["bpf", "perfmon", "sys_ptrace"]).watch();
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
     let user = format!("Uid:\t{user}\t{user}\t{user}\t{user}");
-    for line in ["CapEff:\t000000c000080000", "CapBnd:\t000000c000080000", &user]
-    {
+    for line in ["CapEff:\t000000c000080000", "CapBnd:\t000000c000080000", &user] {
         assert!(status.contains(line), "{line} in\n{status}");
     }
     for i in 0..50 {

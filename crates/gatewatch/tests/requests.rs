@@ -232,8 +232,11 @@ impl Bench {
     /// All counts agree, nothing hostile stands in the output, and nothing was wrong.
     fn finish(mut self) {
         let count = u64::try_from(self.seen).unwrap();
-        let metrics = self.agent.wait_reported(count);
-        assert_eq!((metrics.reported(), metrics.lost()), (count, 0), "{}", metrics.brief());
+        let all = |metrics: &Metrics| metrics.reported() + metrics.lost() >= count;
+        let metrics = self.agent.wait_metrics(SOON, "all are accounted for", all);
+        if (metrics.reported(), metrics.lost()) != (count, 0) {
+            let _infallible = writeln!(self.faults, "{count} requests, but\n{}", metrics.brief());
+        }
         // What the gateway counted besides (a request of nobody's) would show here.
         let name = "gatewatch_capture_coverage_ratio";
         let known = |metrics: &Metrics| metrics.select(name, &[]).next().is_some();
@@ -371,11 +374,6 @@ fn methods_and_bodies() {
         |g| curled(&["-I", "-o", "/dev/null", &g.url("/p/head")]),
         &["HEAD GATEWAY /p/head 200 http/1.1"],
     );
-    bench.check(
-        "OPTIONS *",
-        |g| drop(raw(g.port(), b"OPTIONS * HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")),
-        &["   400 "],
-    );
     let chunked = |g: &Nginx| {
         curled(&[
             "-X",
@@ -508,7 +506,16 @@ fn not_understood() {
     let long = format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", "a".repeat(64 << 10));
     let header = format!("GET /big HTTP/1.1\r\nHost: test\r\nX: {}\r\n\r\n", "b".repeat(64 << 10));
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03hello hello hello hello";
-    let cases: [(&str, &[u8], &str); 13] = [
+    let cases: [(&str, &[u8], &str); 14] = [
+        (
+            "OPTIONS *",
+            b"OPTIONS * HTTP/1.1
+Host: test
+Connection: close
+
+",
+            "   400 ",
+        ),
         ("garbage", b"garbage\r\n\r\n", "   400 "),
         ("TLS to a plain port", hello, "   400 "),
         ("nothing but lines", b"\r\n\r\n\r\n\x01\r\n", "   400 "),

@@ -338,7 +338,8 @@ pub(crate) fn file_offset<'a>(file: &impl Object<'a>, address: u64) -> Option<u6
     file.segments().find_map(|segment| {
         let inside = address.checked_sub(segment.address())?;
         let (offset, size) = segment.file_range();
-        (inside < size).then(|| offset + inside)
+        // A damaged file may place a segment anywhere.
+        if inside < size { offset.checked_add(inside) } else { None }
     })
 }
 

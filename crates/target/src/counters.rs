@@ -60,10 +60,26 @@ impl Counters {
     /// # Errors
     /// When the process is gone.
     pub fn read(&self) -> io::Result<Reading> {
-        // A request that begins between the reads is then open and not counted: never the other way round.
-        let open = read_u64(&self.memory, self.reading)?.wrapping_add(read_u64(&self.memory, self.writing)?);
-        let requests = read_u64(&self.memory, self.requests)?;
+        // Three numbers cannot be read at one moment: a request that begins, or turns from reading to writing,
+        // between the reads would be counted wrong. So they are read until they stand still, if they do.
+        let mut before = self.read_once()?;
+        for _ in 0..16 {
+            let now = self.read_once()?;
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        let (requests, open) = before;
         Ok(Reading { requests, open: if open > requests { 0 } else { open } })
+    }
+}
+
+impl Counters {
+    fn read_once(&self) -> io::Result<(u64, u64)> {
+        let requests = read_u64(&self.memory, self.requests)?;
+        let open = read_u64(&self.memory, self.reading)?.wrapping_add(read_u64(&self.memory, self.writing)?);
+        Ok((requests, open))
     }
 }
 

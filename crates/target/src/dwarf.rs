@@ -132,11 +132,11 @@ impl Types {
 
     /// The offset of `path` ("headers_in.host") in a structure.
     fn offset(&self, structure: &Struct, path: &str) -> Option<u16> {
-        let mut at = 0;
+        let mut at = 0_u64;
         let mut structure = Some(structure);
         for part in path.split('.') {
             let (_, offset, of) = structure?.members.iter().find(|(name, _, _)| name == part)?;
-            at += offset;
+            at = at.checked_add(*offset)?;
             structure = of.and_then(|of| self.resolve(of));
         }
         u16::try_from(at).ok()

@@ -54,7 +54,7 @@ pub fn find(root: &ProcRoot, pid: u32) -> Option<(PathBuf, Vec<Site>)> {
     (!sites.is_empty()).then_some((path, sites))
 }
 
-fn sites(path: &Path) -> Option<Vec<Site>> {
+pub(crate) fn sites(path: &Path) -> Option<Vec<Site>> {
     let cache = ReadCache::new(File::open(path).ok()?);
     let file = object::File::parse(&cache).ok()?;
     let mut sites = Vec::new();

@@ -153,6 +153,10 @@ fn settings() {
             .replace("next=***", "next=http%3A%2F%2F***")
             .replace("k=***", "k=http://***")
     );
+    for nested in ["/x?next=%2Fcb?token=SECRET", "/x?next=/cb?token=SECRET", "/x?next=%2Fcb%3ftoken%3DSECRET"]
+    {
+        assert!(!values.mask_target(nested.as_bytes()).contains("SECRET"), "{nested}");
+    }
     let agent = set(|it| it.user_agent = true);
     assert_eq!(agent.mask_user_agent(b"curl/8.5.0"), "***");
     assert_eq!(agent.mask_user_agent(b""), "");

@@ -4,7 +4,9 @@ use super::*;
 use crate::testing::{Held, NOW, Noise};
 
 /// What must be read of a request line: method, its name, target, error.
-fn check_line(line: &[u8], version: u32, expected: (Method, &str, &str, ErrorCode)) {
+type Read = (Method, &'static str, &'static str, ErrorCode);
+
+fn check_line(line: &[u8], version: u32, expected: Read) {
     let held = Held::with(|held| {
         held.line = line.to_vec();
         held.head.http_version = version;
@@ -21,7 +23,7 @@ fn check_line(line: &[u8], version: u32, expected: (Method, &str, &str, ErrorCod
 fn request_lines_of_every_kind() {
     use ErrorCode::{Ok, Parse};
     use Method::{Get, Options, Other, Post, Unknown};
-    let table: &[(&[u8], (Method, &str, &str, ErrorCode))] = &[
+    let table: &[(&[u8], Read)] = &[
         (b"GET / HTTP/1.1", (Get, "GET", "/", Ok)),
         (b"POST /a?b=c#d HTTP/1.0", (Post, "POST", "/a?b=c#d", Ok)),
         // nginx lets spaces stand in a target.

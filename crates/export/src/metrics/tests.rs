@@ -171,10 +171,16 @@ fn snapshot() -> Snapshot {
     snapshot
 }
 
+fn rendered(snapshot: Snapshot) -> String {
+    let mut text = String::new();
+    render(Arc::new(snapshot), &mut text).unwrap();
+    text
+}
+
 #[test]
 fn every_family_has_type_and_help() {
     for snapshot in [Snapshot::default(), snapshot()] {
-        let parsed = parse(&render(Arc::new(snapshot)));
+        let parsed = parse(&rendered(snapshot));
         assert!(parsed.families.len() >= 20, "{:?}", parsed.families.keys());
         for (name, (kind, help)) in &parsed.families {
             assert!(name.starts_with("gatewatch_"), "{name}");
@@ -186,7 +192,7 @@ fn every_family_has_type_and_help() {
 
 #[test]
 fn what_is_counted_is_shown() {
-    let parsed = parse(&render(Arc::new(snapshot())));
+    let parsed = parse(&rendered(snapshot()));
     let gateway = ("gateway", "kong:8000");
     for (name, labels, expected) in [
         (
@@ -236,7 +242,7 @@ fn what_is_counted_is_shown() {
 
 #[test]
 fn labels_keep_hostile_text_and_break_no_line() {
-    let parsed = parse(&render(Arc::new(snapshot())));
+    let parsed = parse(&rendered(snapshot()));
     parsed.one("gatewatch_http_requests_total", &[("path", HOSTILE), ("status", "200")]);
     parsed.one("gatewatch_http_upstream_duration_seconds_count", &[("upstream", HOSTILE)]);
     parsed.one("gatewatch_gateway_workers", &[("gateway", HOSTILE)]);
@@ -244,7 +250,7 @@ fn labels_keep_hostile_text_and_break_no_line() {
 
 #[test]
 fn histograms_are_cumulative_and_end_at_their_count() {
-    let parsed = parse(&render(Arc::new(snapshot())));
+    let parsed = parse(&rendered(snapshot()));
     for (name, series) in
         [("gatewatch_http_request_duration_seconds", 3), ("gatewatch_http_upstream_duration_seconds", 1)]
     {
@@ -275,7 +281,7 @@ fn histograms_are_cumulative_and_end_at_their_count() {
 /// Without `+Inf` Prometheus takes no percentile of a histogram.
 #[test]
 fn every_histogram_ends_at_infinity() {
-    let parsed = parse(&render(Arc::new(snapshot())));
+    let parsed = parse(&rendered(snapshot()));
     let histograms = parsed.families.iter().filter(|(_, (kind, _))| kind == "histogram");
     let mut names = Vec::new();
     for (name, _) in histograms {
@@ -296,7 +302,7 @@ fn every_histogram_ends_at_infinity() {
 /// The kernel counts them by powers of two; the smallest share one bucket.
 #[test]
 fn overflowed_durations_keep_their_count() {
-    let parsed = parse(&render(Arc::new(snapshot())));
+    let parsed = parse(&rendered(snapshot()));
     let name = "gatewatch_http_overflow_duration_seconds";
     let buckets: Vec<(f64, f64)> = parsed
         .values(&format!("{name}_bucket"))

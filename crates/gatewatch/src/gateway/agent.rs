@@ -25,7 +25,7 @@ use gatewatch_target::{
 
 use super::{
     fleet::{Fleet, Sums},
-    folding::Folding,
+    folding::{Folding, Memos},
     lua::LuaProbes,
     proof::Watched,
     publish, status,
@@ -111,6 +111,7 @@ impl Agent {
             fleet,
             traffic: settings::traffic(config)?,
             masker: settings::masker(config)?,
+            memos: Memos::default(),
             log,
             ledger: Ledger::default(),
             clock_offset: clock::offset(),

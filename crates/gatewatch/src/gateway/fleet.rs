@@ -11,6 +11,9 @@ use gatewatch_target::{
     process::{NameRule, ProcRoot},
 };
 
+/// Readings at which a quiet moment is waited for.
+const PATIENCE: u32 = 40;
+
 /// Powers of two the kernel tells overflowed durations apart by.
 const OVERFLOW_BUCKETS: usize = 40;
 
@@ -46,6 +49,7 @@ pub struct Instance {
     counters: Vec<(u32, Counters)>,
     /// What the gateway had counted when the probes' own count stood at 0, once it is known.
     base: Option<Base>,
+    base_tries: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -322,7 +326,7 @@ impl Instance {
         }
         if let Ok(counters) = Counters::open(root, master, binary) {
             self.counters.push((master, counters));
-            self.base = None;
+            (self.base, self.base_tries) = (None, 0);
         }
     }
 
@@ -339,7 +343,7 @@ impl Instance {
             Err(_) => false,
         });
         if self.counters.len() != before {
-            self.base = None;
+            (self.base, self.base_tries) = (None, 0);
         }
         (!self.counters.is_empty()).then_some(sum)
     }
@@ -352,7 +356,9 @@ impl Instance {
         let (low, high) = (before.ended + before.died, after.ended + after.died);
         let Some(base) = self.base else {
             // Under load a later, quieter moment serves better.
-            if high - low <= SLACK_MAX {
+            self.base_tries += 1;
+            // Best at a moment when nothing ends; a gateway that is never quiet has to do with less.
+            if high == low || (high - low <= SLACK_MAX && self.base_tries > PATIENCE) {
                 self.base = Some(Base { ended: ended - i128::from(high), slack: high - low });
             }
             return None;

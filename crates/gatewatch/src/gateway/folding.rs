@@ -1,7 +1,5 @@
 //! From a record to counts and a log line.
 
-use std::borrow::Cow;
-
 use gatewatch_capture::{
     clock,
     nginx::{self, NginxProbe},
@@ -10,16 +8,17 @@ use gatewatch_decode::{
     mask::Masker,
     nginx::{Undecodable, request, started_by_nginx},
 };
-use gatewatch_event::request::Request;
+use gatewatch_event::request::{Request, path_of};
 use gatewatch_export::log::{Details, Level, Log};
 use gatewatch_insight::{
     ledger::{Ledger, Stage},
-    traffic::{Observation, Place, Traffic},
+    traffic::{Observation, Traffic},
 };
 use gatewatch_target::process::ProcRoot;
 
 use super::{
     fleet::Fleet,
+    memo::Memo,
     proof::{Outcome, Watched},
 };
 use crate::settings;
@@ -30,10 +29,19 @@ pub struct Folding {
     pub fleet: Fleet,
     pub traffic: Traffic,
     pub masker: Masker,
+    pub memos: Memos,
     pub log: Log,
     pub ledger: Ledger,
     /// From the monotonic clock to the calendar.
     pub clock_offset: u64,
+}
+
+/// Masked texts that come again and again.
+#[derive(Default)]
+pub struct Memos {
+    hosts: Memo,
+    agents: Memo,
+    peers: Memo,
 }
 
 impl Folding {
@@ -115,8 +123,11 @@ impl Folding {
         };
         instance.reported += 1;
         let gateway = instance.id;
-        let host = settings::clean_host(self.masker.mask_header(request.host));
-        let path = self.masker.mask_target(request.path());
+        let masker = &self.masker;
+        let host =
+            self.memos.hosts.get(request.host, |host| settings::clean_host(masker.mask_header(host)).into());
+        let target = masker.mask_target(request.target);
+        let path = String::from_utf8_lossy(path_of(target.as_bytes()));
         let place = self.traffic.observe(
             &Observation {
                 gateway,
@@ -131,33 +142,31 @@ impl Folding {
             },
             ended_ns,
         );
+        let mut peers = Vec::new();
         for tried in request.told_tries() {
-            let peer = self.masker.mask_header(tried.peer);
+            let peer = self.memos.peers.get(tried.peer, |peer| self.masker.mask_header(peer).into());
             let duration = u64::from(tried.response_ms.unwrap_or(0)) * 1_000_000;
             self.traffic.observe_upstream(gateway, place.service, &peer, duration);
+            peers.push(peer);
         }
-        if self.log.writes_requests() {
-            self.log_request(&request, place, host, ended_ns);
+        if !self.log.writes_requests() {
+            return;
         }
-    }
-
-    fn log_request(&mut self, request: &Request<'_>, place: Place, host: Cow<'_, str>, ended_ns: u64) {
-        let gateway = match self.fleet.instance_of(request.worker) {
-            Some(instance) => instance.name.clone(),
-            None => String::new(),
-        };
+        let masker = &self.masker;
+        let agent = self.memos.agents.get(request.user_agent, |agent| masker.mask_user_agent(agent).into());
         let remote = request.remote.to_string();
+        let Some(instance) = self.fleet.instance_of(request.worker) else { return };
         let details = Details {
-            gateway: &gateway,
+            gateway: &instance.name,
             service: &self.traffic.service_name(place.service),
             route: &self.traffic.path_name(place.path),
-            target: self.masker.mask_target(request.target),
-            host,
-            user_agent: self.masker.mask_user_agent(request.user_agent),
-            remote: self.masker.mask_remote_addr(&remote),
-            peers: request.told_tries().iter().map(|tried| self.masker.mask_header(tried.peer)).collect(),
+            target: &target,
+            host: &host,
+            user_agent: &agent,
+            remote: masker.mask_remote_addr(&remote),
+            peers: &peers,
             ended_ns,
         };
-        self.log.request(request, &details);
+        self.log.request(&request, &details);
     }
 }

@@ -5,6 +5,7 @@ mod cost;
 mod fleet;
 mod folding;
 mod lua;
+mod memo;
 pub mod proof;
 mod publish;
 mod status;

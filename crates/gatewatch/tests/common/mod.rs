@@ -147,7 +147,7 @@ pub fn raw(port: u16, bytes: &[u8]) -> Vec<u8> {
 pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.set_read_timeout(Some(SOON)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let status = answer.split(' ').nth(1)?.parse().ok()?;
@@ -802,7 +802,8 @@ impl Metrics {
 
     /// The sum of the samples that bear these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        let sum: f64 = self.select(name, labels).map(|sample| sample.value).fold(0.0, |sum, value| sum + value);
+        let sum: f64 =
+            self.select(name, labels).map(|sample| sample.value).fold(0.0, |sum, value| sum + value);
         assert!(sum >= 0.0 && sum.fract() == 0.0, "{name} is no count: {sum}");
         format!("{sum:.0}").parse().unwrap()
     }

@@ -278,7 +278,7 @@ fn damaged_programs_are_survived() {
     }
     flip(&nginx, 100, &head);
     flip(&nginx, 100, &sections);
-    assert!(damaged > 300, "the damage hardly reached anything: {damaged}");
+    assert!(damaged > 50, "the damage hardly reached anything: {damaged}");
 }
 
 /// Program headers that end beyond what a number can hold.
