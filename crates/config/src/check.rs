@@ -17,7 +17,7 @@ const MAX_MASK_PATTERN_BYTES: usize = 1024;
 const MAX_MASK_COMPILED_BYTES: usize = 1 << 20;
 /// The kernel keeps 15 bytes of a process's name.
 const MAX_PROCESS_NAME: usize = 15;
-const MAX_TEMPLATE_BYTES: usize = 512;
+const MAX_TEMPLATE_BYTES: usize = gatewatch_insight::routes::MAX_SERVICE_BYTES;
 const MAX_LIST: usize = 10_000;
 
 struct Checker(Vec<Problem>);

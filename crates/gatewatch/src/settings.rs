@@ -113,7 +113,9 @@ fn template_rule(template: &str) -> Rule {
 }
 
 fn regex_literal(text: &str) -> String {
-    let escape = |c: char| if c.is_alphanumeric() || c == '/' { vec![c] } else { vec!['\\', c] };
+    // `\<` and `\>` are the ends of a word, and what is not ASCII takes no backslash.
+    let plain = |c: char| !c.is_ascii_punctuation() || matches!(c, '/' | '<' | '>');
+    let escape = |c: char| if plain(c) { vec![c] } else { vec!['\\', c] };
     text.chars().flat_map(escape).collect()
 }
 

@@ -83,7 +83,7 @@ fn request() -> Request<'static> {
         response_ms: Some(7),
         bytes_received: 9,
     };
-    let mut lua_ns = [0; LUA_PHASES.len()];
+    let mut lua_ns = [0; gatewatch_event::request::LUA_PHASES.len()];
     lua_ns[1] = 1234;
     Request {
         worker: 0,
@@ -241,7 +241,8 @@ fn debug_adds_detail() {
 #[test]
 fn a_request_in_text() {
     let line = written(TEXT, |log| log.request(&request(), &details()));
-    let expected = "2026-11-21T16:00:00.123Z info  kong:8000 201 POST api.example.com:8000/a?b=*** /a 12.346ms http/1.1+tls 192.0.2.1 [users] -> 10.0.0.2:80\n";
+    let expected = "2026-11-21T16:00:00.123Z info  kong:8000 201 POST api.example.com:8000/a?b=*** 12.346ms http/1.1+tls 192.0.2.1 [users] as /a \
+         -> 10.0.0.1:80 (502) -> 10.0.0.2:80 (201)\n";
     assert_eq!(line, expected);
 }
 
@@ -256,7 +257,7 @@ fn what_is_not_there_is_left_out() {
     }
     assert_eq!((&value["host"], &value["status_code"]), (&"api.example.com".into(), &0.into()));
     let text = written(TEXT, |log| log.request(&request, &details));
-    assert!(text.ends_with(" http/1.1 192.0.2.1\n"), "{text}");
+    assert!(text.ends_with(" http/1.1 192.0.2.1 as /a\n"), "{text}");
 }
 
 #[test]

@@ -228,6 +228,17 @@ impl Agent {
                     let text = format!("process {} ({title}) is not watched: {error}", process.pid);
                     self.folding.say(level, &text);
                 }
+                Finding::Masters(masters) => {
+                    for (master, key) in masters {
+                        let runs =
+                            |watched: &Option<Watched>| watched.as_ref().is_some_and(|w| w.binary.key == key);
+                        let layout = self.watched.iter().position(runs);
+                        if let Some(layout) = layout.and_then(|layout| u16::try_from(layout).ok()) {
+                            let Folding { fleet, traffic, .. } = &mut self.folding;
+                            fleet.introduce(&master, layout, |name| traffic.gateway(name));
+                        }
+                    }
+                }
                 Finding::Gone(key) => {
                     for place in &mut self.watched {
                         if place.as_ref().is_some_and(|watched| watched.binary.key == key) {

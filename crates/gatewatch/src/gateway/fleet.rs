@@ -8,7 +8,7 @@ use gatewatch_export::snapshot;
 use gatewatch_target::{
     binary::Binary,
     counters::{Counters, Reading},
-    process::{NameRule, ProcRoot},
+    process::{GatewayProcess, NameRule, ProcRoot},
 };
 
 /// Readings at which a quiet moment is waited for.
@@ -173,17 +173,7 @@ impl Fleet {
             Some(master) => self.root.instance_name(master, &self.rules),
             None => self.name_of_the_unseen(layout),
         };
-        let instance = match self.instances.iter().position(|instance| instance.name == name) {
-            Some(instance) => instance,
-            None => {
-                let id = id(&name);
-                self.instances.push(Instance { name, id, ..Instance::default() });
-                self.instances.len() - 1
-            }
-        };
-        if let Some(known) = self.instances.get_mut(instance) {
-            known.layout = layout;
-        }
+        let instance = self.instance(name, layout, id);
         let began = process.map_or(0, |process| process.began);
         self.members.insert(row, Member { instance, pid: worker.pid, agent_pid: worker.agent_pid, began });
         if let (Some(binary), Some(master), Some(instance)) =
@@ -191,6 +181,30 @@ impl Fleet {
         {
             instance.open_counters(&self.root, master.pid, binary);
         }
+    }
+
+    /// Makes an instance known before it has served anything, once it listens and so has a lasting name.
+    pub fn introduce(&mut self, master: &GatewayProcess, layout: u16, id: impl FnOnce(&str) -> u32) {
+        let name = self.root.instance_name(master, &self.rules);
+        if !name.contains(":pid-") {
+            self.instance(name, layout, id);
+        }
+    }
+
+    /// The index of an instance by its name.
+    fn instance(&mut self, name: String, layout: u16, id: impl FnOnce(&str) -> u32) -> usize {
+        let index = match self.instances.iter().position(|instance| instance.name == name) {
+            Some(index) => index,
+            None => {
+                let id = id(&name);
+                self.instances.push(Instance { name, id, ..Instance::default() });
+                self.instances.len() - 1
+            }
+        };
+        if let Some(known) = self.instances.get_mut(index) {
+            known.layout = layout;
+        }
+        index
     }
 
     /// A worker that is gone already, or in a process namespace that is not ours to see: of the one instance that

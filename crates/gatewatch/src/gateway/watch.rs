@@ -40,6 +40,8 @@ pub enum Finding {
     },
     /// No process runs this binary any more.
     Gone(FileKey),
+    /// The masters that run now, with the binary each runs.
+    Masters(Vec<(GatewayProcess, FileKey)>),
 }
 
 /// The hot loop's end of the watcher.
@@ -124,10 +126,17 @@ impl Search {
         let processes = self.settings.root.gateways(&self.settings.names);
         let mut findings = Vec::new();
         let mut seen = HashSet::new();
+        let mut masters = Vec::new();
         for process in processes {
-            seen.extend(FileKey::of(&self.settings.root.exe(process.pid)));
+            if let Ok(key) = FileKey::of(&self.settings.root.exe(process.pid)) {
+                seen.insert(key);
+                if !process.is_worker {
+                    masters.push((process.clone(), key));
+                }
+            }
             findings.extend(self.judge(process));
         }
+        findings.push(Finding::Masters(masters));
         for (key, known) in &mut self.binaries {
             known.missed = if seen.contains(key) { 0 } else { known.missed + 1 };
             if known.missed > PATIENCE && known.watched {
