@@ -399,8 +399,19 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
         record->host_captured = host_len;
         record->host_behind = 8;
     } else if (host_len) {
+        /* A copy in lower case, or a header of HTTP/2: with its port it stands in the header as sent. */
+        struct ngx_str sent = {};
+        __u64 host_header = REQUEST(host);
         record->host_at = at;
-        record->host_captured = append(s, &at, host, host_len, NGINX_HOST_MAX, NGINX_HOST_UNREAD);
+        if (host_header &&
+            !bpf_probe_read_user(&sent, sizeof(sent), (void *)(host_header + layout->table_elt_value)) &&
+            sent.len > host_len && sent.len <= host_len + 6 && sent.len <= NGINX_HOST_MAX) {
+            record->host_captured =
+                append(s, &at, sent.data, sent.len, NGINX_HOST_MAX, NGINX_HOST_UNREAD) ? host_len : 0;
+            record->host_behind = record->host_captured ? sent.len - host_len : 0;
+        } else {
+            record->host_captured = append(s, &at, host, host_len, NGINX_HOST_MAX, NGINX_HOST_UNREAD);
+        }
     }
     if (agent_near) {
         record->agent_at = from + agent_at;

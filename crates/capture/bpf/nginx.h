@@ -31,8 +31,9 @@ struct nginx_layout {
     __u16 request_read; /* bytes to read from the start: up to the last member used */
     __u16 connection;
     __u16 upstream_states;
+    __u16 host; /* the header as sent */
     __u16 user_agent;
-    __u16 server;
+    __u16 server; /* the host as nginx normalised it */
     __u16 status;
     __u16 start_sec;
     __u16 start_msec;

@@ -87,8 +87,9 @@ pub fn missing_capabilities() -> Vec<Capability> {
     }
     // CAP_SYS_ADMIN implies the two younger ones for the kernel.
     if Capability::SysAdmin.held() {
-        return Vec::new();
+        needed.clear();
     }
+    needed.push(Capability::SysPtrace);
     needed.retain(|capability| !capability.held());
     needed
 }

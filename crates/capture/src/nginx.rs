@@ -16,7 +16,8 @@ use libbpf_rs::{
 
 use crate::{
     CaptureError, kernel,
-    ring::Ring,
+    process::ProcessProbe,
+    ring::{self, Ring},
     skeleton::nginx::{NginxSkel, NginxSkelBuilder, types},
     verifier,
 };
@@ -329,9 +330,10 @@ impl NginxProbe {
         self.ring.drain(limit, &mut sink)
     }
 
-    /// Sleeps for `timeout`, or less when the ring has filled so far that the kernel wakes the agent.
-    pub fn wait(&self, timeout: Duration) {
-        self.ring.wait(timeout);
+    /// Sleeps for `timeout`, or less when the ring has filled so far that the kernel wakes the agent, or when one of
+    /// `processes` has begun or ended.
+    pub fn wait(&self, timeout: Duration, processes: Option<&ProcessProbe>) {
+        ring::wait(timeout, &self.ring, processes.map(|processes| &processes.ring));
     }
 
     /// The rows in use of the worker table, by index.
@@ -443,6 +445,7 @@ fn kernel_layout(layout: &Layout) -> types::nginx_layout {
     let last = [
         request.connection,
         request.upstream_states,
+        request.host,
         request.user_agent,
         request.server + 8,
         request.status,
@@ -472,6 +475,7 @@ fn kernel_layout(layout: &Layout) -> types::nginx_layout {
         request_read: last + 8,
         connection: request.connection,
         upstream_states: request.upstream_states,
+        host: request.host,
         user_agent: request.user_agent,
         server: request.server,
         status: request.status,

@@ -34,7 +34,7 @@ pub enum ProcessChange {
 
 /// The loaded and attached probe.
 pub struct ProcessProbe {
-    ring: Ring,
+    pub(crate) ring: Ring,
     _links: Vec<Link>,
     skel: ProcessSkel<'static>,
 }

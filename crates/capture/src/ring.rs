@@ -50,14 +50,19 @@ impl Ring {
         let _lent = Lent(&self.sink);
         usize::try_from(self.buffer.consume_raw_n(limit)).unwrap_or(0)
     }
+}
 
-    /// Sleeps for `timeout`, or less when the kernel wakes the reader.
-    pub(crate) fn wait(&self, timeout: Duration) {
-        // SAFETY: the descriptor belongs to `self.buffer` and is open as long as it lives; it is borrowed for
-        // this call only.
-        let epoll = unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) };
-        // No such timeout is refused; an interruption by a signal only ends the sleep early.
-        let timeout = Timespec::try_from(timeout).ok();
-        let _early = poll(&mut [PollFd::from_borrowed_fd(epoll, PollFlags::IN)], timeout.as_ref());
-    }
+/// Sleeps for `timeout`, or less when the kernel wakes the reader of one of the rings.
+pub(crate) fn wait(timeout: Duration, ring: &Ring, other: Option<&Ring>) {
+    let fd = |ring: &Ring| {
+        // SAFETY: the descriptor belongs to the ring's buffer and is open as long as that lives, which is longer
+        // than this call.
+        unsafe { BorrowedFd::borrow_raw(ring.buffer.epoll_fd()) }
+    };
+    let (first, second) = (fd(ring), other.map(fd));
+    let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+    let mut watched: Vec<_> = [Some(first), second].into_iter().flatten().map(watch).collect();
+    // No such timeout is refused; an interruption by a signal only ends the sleep early.
+    let timeout = Timespec::try_from(timeout).ok();
+    let _early = poll(&mut watched, timeout.as_ref());
 }

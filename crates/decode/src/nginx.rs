@@ -88,7 +88,12 @@ pub fn request(bytes: &[u8]) -> Result<Request<'_>, Undecodable> {
         host_port: port(behind_host),
         user_agent,
         remote: remote(&head),
-        protocol: protocol(head.http_version, parts.version),
+        // nginx begins with 1.0 and keeps it where no line was understood.
+        protocol: if parts.method.is_empty() {
+            Protocol::Unknown
+        } else {
+            protocol(head.http_version, parts.version)
+        },
         tls: set(head.flags, Flags::NGINX_TLS),
         status,
         connection: head.connection,
@@ -170,9 +175,18 @@ fn protocol(number: u32, text: &[u8]) -> Protocol {
     }
 }
 
+/// Bytes the kernel program captures behind a host that stands near the request line.
+const BEHIND_MAX: usize = 8;
+
+/// A port, if that is all that stands there up to the header's end: digits before an `@` are a password.
 fn port(behind: &[u8]) -> Option<u16> {
     let digits = behind.strip_prefix(b":")?;
     let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+    // Fewer than the bytes asked for: the header ended there.
+    let ended = end == digits.len() && behind.len() < BEHIND_MAX;
+    if !ended && !matches!(digits.get(end), Some(b'\0' | b'\r' | b'\n' | b' ' | b'/')) {
+        return None;
+    }
     std::str::from_utf8(digits.get(..end)?).ok()?.parse().ok()
 }
 

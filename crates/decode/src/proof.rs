@@ -92,7 +92,7 @@ fn by_line(request: &Request<'_>, method: u32, version: u32, line_len: u32) -> V
     if request.protocol == Protocol::Unknown || !matches!(version, 9 | 1000..=1999 | 2000 | 3000) {
         return Verdict::Disagrees("the protocol's version is none");
     }
-    if request.request_bytes < 4 || request.request_bytes > 1 << 50 {
+    if request.request_bytes > 1 << 50 {
         return Verdict::Disagrees("the request's length cannot be");
     }
     if request.connection == 0 {
@@ -100,6 +100,10 @@ fn by_line(request: &Request<'_>, method: u32, version: u32, line_len: u32) -> V
     }
     if matches!(request.remote, gatewatch_event::request::Remote::Unknown) {
         return Verdict::Disagrees("the client has no address");
+    }
+    // nginx gives up on a line that is too long before it has counted it.
+    if request.request_bytes < 4 {
+        return Verdict::Silent;
     }
     if !plausible_upstream(request) {
         return Verdict::Disagrees("the upstream's states cannot be");

@@ -23,7 +23,7 @@ use lines::{More, RequestLine, StatisticsLine};
 pub(crate) use lines::FiguresLine;
 
 use crate::{
-    snapshot::{Figures, Row, Statistics},
+    snapshot::{Figures, Statistics},
     text::{Plain, is_unsafe},
 };
 

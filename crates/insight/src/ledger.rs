@@ -29,7 +29,8 @@ impl Stage {
 ///
 /// For the stages `capture` and `decode`: seen = reported + Σ lost. A line of the log that could not be written
 /// (`export`) belongs to a request that is reported all the same.
-pub const REASONS: [(Stage, &str); 8] = [
+pub const REASONS: [(Stage, &str); 9] = [
+    (Stage::Capture, "not_yet_watched"),
     (Stage::Capture, "ring_full"),
     (Stage::Capture, "worker_table_full"),
     (Stage::Capture, "worker_died"),

@@ -23,6 +23,9 @@ const COUNTERS: [&str; 3] = ["ngx_stat_requests", "ngx_stat_reading", "ngx_stat_
 /// A section larger than this is not searched for strings.
 const STRINGS_MAX: u64 = 64 << 20;
 
+/// A binary larger than this is no gateway's.
+const BINARY_MAX: u64 = 512 << 20;
+
 /// A separate debug file larger than this is not read.
 const DEBUG_FILE_MAX: u64 = 1 << 30;
 
@@ -175,7 +178,13 @@ impl Binary {
         let not_elf =
             |error: object::Error| BinaryError::NotElf { path: path.to_owned(), reason: error.to_string() };
         let key = FileKey::of(path).map_err(unreadable)?;
-        let cache = ReadCache::new(File::open(path).map_err(unreadable)?);
+        let opened = File::open(path).map_err(unreadable)?;
+        let size = opened.metadata().map_err(unreadable)?.len();
+        if size > BINARY_MAX {
+            let reason = format!("it is {size} bytes large");
+            return Err(BinaryError::NotElf { path: path.to_owned(), reason });
+        }
+        let cache = ReadCache::new(opened);
         let file = object::File::parse(&cache).map_err(not_elf)?;
         if file.format() != BinaryFormat::Elf {
             return Err(BinaryError::NotElf {

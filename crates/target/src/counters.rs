@@ -2,9 +2,14 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, IoSliceMut},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+};
+
+use nix::{
+    sys::uio::{RemoteIoVec, process_vm_readv},
+    unistd::Pid,
 };
 
 use crate::{binary::Binary, process::ProcRoot};
@@ -29,7 +34,7 @@ impl Reading {
 /// The counters of one instance, in memory that its processes share.
 #[derive(Debug)]
 pub struct Counters {
-    memory: File,
+    memory: Memory,
     requests: u64,
     reading: u64,
     writing: u64,
@@ -42,13 +47,13 @@ impl Counters {
     /// When the process may not be read (needs `CAP_SYS_PTRACE`), or the binary does not export its counters
     /// (built without `stub_status`).
     pub fn open(root: &ProcRoot, pid: u32, binary: &Binary) -> io::Result<Self> {
-        let memory = File::open(root.path().join(pid.to_string()).join("mem"))?;
+        let memory = Memory::open(root, pid)?;
         let base = if binary.position_independent { load_address(root, pid)? } else { 0 };
         let read = |name: &str| {
             let address = binary.counters.get(name).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::NotFound, "the gateway was built without stub_status")
             })?;
-            read_u64(&memory, base.wrapping_add(*address))
+            memory.read_u64(base.wrapping_add(*address))
         };
         let (requests, reading, writing) =
             (read("ngx_stat_requests")?, read("ngx_stat_reading")?, read("ngx_stat_writing")?);
@@ -77,16 +82,46 @@ impl Counters {
 
 impl Counters {
     fn read_once(&self) -> io::Result<(u64, u64)> {
-        let requests = read_u64(&self.memory, self.requests)?;
-        let open = read_u64(&self.memory, self.reading)?.wrapping_add(read_u64(&self.memory, self.writing)?);
+        let requests = self.memory.read_u64(self.requests)?;
+        let open = self.memory.read_u64(self.reading)?.wrapping_add(self.memory.read_u64(self.writing)?);
         Ok((requests, open))
     }
 }
 
-fn read_u64(memory: &File, address: u64) -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    memory.read_exact_at(&mut bytes, address)?;
-    Ok(u64::from_ne_bytes(bytes))
+/// A process's memory, to be read.
+#[derive(Debug)]
+enum Memory {
+    /// Its file in `/proc`: root may open it, whoever's process it is.
+    File(File),
+    /// By system call: asks for CAP_SYS_PTRACE only, but names the process as our own pid namespace does.
+    Call(Pid),
+}
+
+impl Memory {
+    fn open(root: &ProcRoot, pid: u32) -> io::Result<Self> {
+        match File::open(root.path().join(pid.to_string()).join("mem")) {
+            Ok(file) => Ok(Self::File(file)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && root.is_ours() => {
+                i32::try_from(pid).map(|pid| Self::Call(Pid::from_raw(pid))).map_err(|_| error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_u64(&self, address: u64) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        match self {
+            Self::File(file) => file.read_exact_at(&mut bytes, address)?,
+            Self::Call(pid) => {
+                let base = usize::try_from(address).map_err(io::Error::other)?;
+                let remote = RemoteIoVec { base, len: bytes.len() };
+                if process_vm_readv(*pid, &mut [IoSliceMut::new(&mut bytes)], &[remote])? != 8 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+        Ok(u64::from_ne_bytes(bytes))
+    }
 }
 
 fn load_address(root: &ProcRoot, pid: u32) -> io::Result<u64> {

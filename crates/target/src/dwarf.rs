@@ -10,6 +10,9 @@ use crate::layout::{ConnectionLayout, Layout, RequestLayout, UpstreamStateLayout
 /// Types and members a damaged or hostile debug file may make us remember.
 const ENTRIES_MAX: usize = 4_000_000;
 
+/// A section that is larger, or says it is once unpacked, is not read: a few megabytes can unpack to any size.
+const SECTION_MAX: u64 = 256 << 20;
+
 type Slice<'a> = EndianSlice<'a, RunTimeEndian>;
 
 #[derive(Default)]
@@ -34,7 +37,10 @@ struct Types {
 pub fn layout<'a>(file: &impl Object<'a>) -> Result<Option<Layout>, gimli::Error> {
     let endian = if file.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
     let sections = gimli::DwarfSections::load(|id| {
-        let section = file.section_by_name(id.name());
+        let fits = |size: u64| size <= SECTION_MAX;
+        let section = file
+            .section_by_name(id.name())
+            .filter(|s| fits(s.size()) && s.compressed_data().is_ok_and(|data| fits(data.uncompressed_size)));
         Ok::<_, gimli::Error>(section.and_then(|s| s.uncompressed_data().ok()).unwrap_or(Cow::Borrowed(&[])))
     })?;
     let dwarf = sections.borrow(|section| EndianSlice::new(section, endian));

@@ -37,6 +37,12 @@ pub struct GatewayProcess {
     pub is_worker: bool,
 }
 
+/// When this process began, in clock ticks after boot.
+#[must_use]
+pub fn began() -> u64 {
+    Process::myself().and_then(|process| process.stat()).map_or(0, |stat| stat.starttime)
+}
+
 impl Default for ProcRoot {
     /// `/host/proc` where the host's is mounted there, else `/proc`.
     fn default() -> Self {
@@ -49,6 +55,12 @@ impl ProcRoot {
     /// This one.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
+    }
+
+    /// It names processes as our own pid namespace does.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.0 == Path::new("/proc")
     }
 
     /// Where it is mounted.
@@ -68,7 +80,7 @@ impl ProcRoot {
     pub fn pid_namespace(&self) -> u32 {
         /// The first namespace's, fixed in the kernel (`PROC_PID_INIT_INO`).
         const FIRST: u32 = 0xefff_fffc;
-        let of = if self.0 == Path::new("/proc") { "self/ns/pid" } else { "1/ns/pid" };
+        let of = if self.is_ours() { "self/ns/pid" } else { "1/ns/pid" };
         fs::metadata(self.0.join(of)).ok().and_then(|meta| u32::try_from(meta.st_ino()).ok()).unwrap_or(FIRST)
     }
 
@@ -169,9 +181,8 @@ impl ProcRoot {
 
     fn lowest_port(&self, pid: u32) -> Option<u16> {
         let process = self.process(pid)?;
-        let sockets: HashSet<u64> = process
-            .fd()
-            .ok()?
+        let Ok(fds) = process.fd() else { return self.lowest_port_by_pidfd(pid) };
+        let sockets: HashSet<u64> = fds
             .filter_map(|fd| if let FDTarget::Socket(inode) = fd.ok()?.target { Some(inode) } else { None })
             .collect();
         let entries = process.tcp().unwrap_or_default().into_iter().chain(process.tcp6().unwrap_or_default());
@@ -179,6 +190,27 @@ impl ProcRoot {
             .filter(|entry| entry.state == procfs::net::TcpState::Listen && sockets.contains(&entry.inode))
             .map(|entry| entry.local_address.port())
             .min()
+    }
+
+    /// The same where `/proc/PID/fd` is another user's: by copies of its first descriptors, which need
+    /// CAP_SYS_PTRACE only. A listening socket is asked for its address; nothing is done to it.
+    fn lowest_port_by_pidfd(&self, pid: u32) -> Option<u16> {
+        const DESCRIPTORS: i32 = 256;
+        if !self.is_ours() {
+            return None;
+        }
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
+        let port = |fd| {
+            let copy =
+                rustix::process::pidfd_getfd(&process, fd, rustix::process::PidfdGetfdFlags::empty()).ok()?;
+            if !rustix::net::sockopt::socket_acceptconn(&copy).ok()? {
+                return None;
+            }
+            let address: std::net::SocketAddr = rustix::net::getsockname(&copy).ok()?.try_into().ok()?;
+            Some(address.port())
+        };
+        (0..DESCRIPTORS).filter_map(port).min()
     }
 
     /// Whether a seccomp filter watches the process (`None`: not known): return probes may then kill it.

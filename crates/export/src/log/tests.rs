@@ -7,6 +7,7 @@ use gatewatch_event::request::{Cut, ErrorCode, Method, Protocol, Remote, TRIES_M
 use serde_json::Value;
 
 use super::*;
+use crate::snapshot::Row;
 
 /// 2026-11-21T16:00:00.123456789Z
 const NOW: u64 = 1_795_276_800_123_456_789;

@@ -35,6 +35,9 @@ use crate::settings;
 
 /// How long the loop sleeps when there is little to do. A line is in the log, a count in the metrics, so much later.
 const NAP: Duration = Duration::from_millis(10);
+/// How long it sleeps while a gateway has begun and is not attached yet, and for how long that may be.
+const SHORT_NAP: Duration = Duration::from_millis(1);
+const HURRY_NS: u64 = 200_000_000;
 /// Records read between two looks at everything else.
 const BATCH: usize = 20_000;
 /// How often the slow work is done: workers, clock, ledger.
@@ -53,6 +56,7 @@ pub struct Agent {
     window: publish::Window,
     next_tick_ns: u64,
     exited: Vec<u32>,
+    hurry_until_ns: u64,
     lua: LuaProbes,
     status: status::Slot,
 }
@@ -128,6 +132,7 @@ impl Agent {
             window: publish::Window::new(clock::monotonic(), config.stats.interval),
             next_tick_ns: 0,
             exited: Vec::new(),
+            hurry_until_ns: 0,
             lua: LuaProbes::new(lua_wanted),
             status,
         })
@@ -142,16 +147,16 @@ impl Agent {
             self.tick(now);
         }
         if self.exchange.turn(now) {
-            let mut snapshot = publish::snapshot(
-                &self.probe,
-                self.processes.as_ref(),
-                &mut self.folding.fleet,
-                &self.folding.traffic,
-                &self.folding.ledger,
-                &self.window,
-                &self.watched,
-                self.folding.clock_offset,
-            );
+            let mut snapshot = publish::snapshot(publish::Scene {
+                probe: &self.probe,
+                processes: self.processes.as_ref(),
+                fleet: &mut self.folding.fleet,
+                traffic: &self.folding.traffic,
+                ledger: &self.folding.ledger,
+                window: &self.window,
+                watched: &self.watched,
+                clock_offset: self.folding.clock_offset,
+            });
             let learned = self.status.try_lock().ok().and_then(|learned| *learned);
             // What was read from memory is newer; of several gateways the page does not tell whose it is.
             if let (Some(learned), [gateway]) = (learned, snapshot.gateways.as_mut_slice())
@@ -164,7 +169,8 @@ impl Agent {
         }
         self.folding.log.flush();
         if read < BATCH {
-            self.probe.wait(NAP);
+            let nap = if now < self.hurry_until_ns { SHORT_NAP } else { NAP };
+            self.probe.wait(nap, self.processes.as_ref());
         }
     }
 
@@ -202,12 +208,15 @@ impl Agent {
     fn follow(&mut self) {
         if let Some(processes) = &self.processes {
             let (watcher, exited, names) = (&self.watcher, &mut self.exited, &self.known_names);
+            let hurry_until_ns = &mut self.hurry_until_ns;
             processes.drain(|change| match change {
                 ProcessChange::Exec { pid, comm } => {
                     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
                     let comm = comm.get(..end).unwrap_or(&comm);
+                    // Until it is attached the loop hardly sleeps: each moment it can miss requests.
                     if pid != 0 && names.iter().any(|name| name.as_bytes().starts_with(comm)) {
                         watcher.hint(pid);
+                        *hurry_until_ns = clock::monotonic() + HURRY_NS;
                     }
                 }
                 ProcessChange::Exit { pid } => exited.push(pid),
@@ -218,7 +227,9 @@ impl Agent {
                 Finding::Binary { binary, process } => self.attach(&binary, &process),
                 Finding::Unwatchable { process, error } => {
                     // Scripts and wrappers bear the name too: no reason to worry anybody.
+                    // What titles itself as nginx does is one.
                     let level = match error {
+                        _ if process.title.starts_with("nginx: ") => Level::Error,
                         BinaryError::NotNginx { .. } | BinaryError::NotElf { .. } => Level::Debug,
                         BinaryError::Unreadable { .. }
                         | BinaryError::NoFunction { .. }
@@ -304,6 +315,7 @@ impl Agent {
         self.folding.fleet.calibrate(&self.probe);
         let sums = self.folding.fleet.sums(&self.probe);
         let ledger = &mut self.folding.ledger;
+        ledger.set(Stage::Capture, "not_yet_watched", self.folding.fleet.missed());
         ledger.set(Stage::Capture, "ring_full", sums.iter().map(|sums| sums.ring_full).sum());
         ledger.set(Stage::Capture, "worker_died", sums.iter().map(|sums| sums.died).sum());
         ledger.set(Stage::Capture, "worker_table_full", self.probe.no_worker());

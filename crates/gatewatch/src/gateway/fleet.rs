@@ -46,13 +46,24 @@ pub struct Instance {
     pub layout: u16,
     retired: Sums,
     /// The gateway's own counters, by master process: an upgrade runs two for a while.
-    counters: Vec<(u32, Counters)>,
+    sources: Vec<Source>,
+    /// What masters that are gone had counted.
+    carried: u64,
+    /// Requests the gateway counted and the probes never saw: they ended before it was watched.
+    pub missed: u64,
     /// What the gateway had counted when the probes' own count stood at 0, once it is known.
     base: Option<Base>,
     base_tries: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
+struct Source {
+    master: u32,
+    counters: Counters,
+    last: Reading,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
 struct Base {
     /// May be below 0: ours goes on when a gateway is restarted, its own does not.
     ended: i128,
@@ -146,6 +157,8 @@ pub struct Fleet {
     root: ProcRoot,
     names: Vec<String>,
     rules: Vec<NameRule>,
+    /// When this process began, in clock ticks after boot.
+    began: u64,
     /// Starts are probed.
     counts_starts: bool,
     members: HashMap<u32, Member>,
@@ -155,7 +168,8 @@ pub struct Fleet {
 impl Fleet {
     /// None yet.
     pub fn new(root: ProcRoot, names: Vec<String>, rules: Vec<NameRule>, counts_starts: bool) -> Self {
-        Self { root, names, rules, counts_starts, members: HashMap::new(), instances: Vec::new() }
+        let began = gatewatch_target::process::began();
+        Self { root, names, rules, began, counts_starts, members: HashMap::new(), instances: Vec::new() }
     }
 
     /// The instance of the worker in this row, if its first record was seen to.
@@ -179,7 +193,7 @@ impl Fleet {
         if let (Some(binary), Some(master), Some(instance)) =
             (binary, master, self.instances.get_mut(instance))
         {
-            instance.open_counters(&self.root, master.pid, binary);
+            instance.open_counters(&self.root, &master, master.began > self.began, binary);
         }
     }
 
@@ -258,11 +272,14 @@ impl Fleet {
         sums
     }
 
-    /// Reads the gateways' own counts where that has not been done yet, or has to be done anew.
+    /// Reads the gateways' own counts, to know where they stood when a master goes.
     pub fn calibrate(&mut self, probe: &NginxProbe) {
-        if self.instances.iter().any(|instance| instance.base.is_none() && !instance.counters.is_empty()) {
-            self.reconcile(probe, |_| Layout::default());
-        }
+        self.reconcile(probe, |_| Layout::default());
+    }
+
+    /// Requests that ended before their gateway was watched.
+    pub fn missed(&self) -> u64 {
+        self.instances.iter().map(|instance| instance.missed).sum()
     }
 
     /// Every instance with its sums, and with what its gateway counted meanwhile.
@@ -320,7 +337,7 @@ impl Instance {
             proven: layout.proven,
             workers: after.workers,
             in_flight: counts_starts.then_some(after.in_flight),
-            seen: after.ended + after.died,
+            seen: after.ended + after.died + self.missed,
             reported: self.reported,
             counted_by_gateway: counted,
             coverage,
@@ -334,51 +351,68 @@ impl Instance {
         }
     }
 
-    fn open_counters(&mut self, root: &ProcRoot, master: u32, binary: &Binary) {
-        if self.counters.iter().any(|(pid, _)| *pid == master) {
+    fn open_counters(
+        &mut self,
+        root: &ProcRoot,
+        master: &GatewayProcess,
+        watched_from_birth: bool,
+        binary: &Binary,
+    ) {
+        if self.sources.iter().any(|source| source.master == master.pid) {
             return;
         }
-        if let Ok(counters) = Counters::open(root, master, binary) {
-            self.counters.push((master, counters));
+        let Ok(counters) = Counters::open(root, master.pid, binary) else { return };
+        if !watched_from_birth {
+            // It has counted before we watched: how much, a quiet moment will tell.
             (self.base, self.base_tries) = (None, 0);
+        } else if self.sources.is_empty() && self.base.is_none() {
+            self.base = Some(Base::default());
         }
+        self.sources.push(Source { master: master.pid, counters, last: Reading::default() });
     }
 
-    /// What all masters counted together; where one is gone, the sum begins anew.
+    /// What all masters counted together; what one that is gone had counted is carried on.
     fn read_counters(&mut self) -> Option<Reading> {
         let mut sum = Reading::default();
-        let before = self.counters.len();
-        self.counters.retain(|(_, counters)| match counters.read() {
+        let carried = &mut self.carried;
+        self.sources.retain_mut(|source| match source.counters.read() {
             Ok(reading) => {
+                source.last = reading;
                 sum.requests += reading.requests;
                 sum.open += reading.open;
                 true
             }
-            Err(_) => false,
+            Err(_) => {
+                *carried += source.last.ended();
+                false
+            }
         });
-        if self.counters.len() != before {
-            (self.base, self.base_tries) = (None, 0);
-        }
-        (!self.counters.is_empty()).then_some(sum)
+        (!self.sources.is_empty()).then_some(sum)
     }
 
     /// The gateway's own count of requests that ended while we watched. The two counts cannot be read at the same
     /// moment, so ours is read before and after: a count of the gateway's in between is ours.
     fn counted(&mut self, reading: Reading, before: &Sums, after: &Sums) -> Option<u64> {
         // nginx never learns that the requests of a worker that died have ended.
-        let ended = i128::from(reading.ended()) + i128::from(after.died);
+        let ended = i128::from(reading.ended()) + i128::from(self.carried) + i128::from(after.died);
         let (low, high) = (before.ended + before.died, after.ended + after.died);
         let Some(base) = self.base else {
-            // Under load a later, quieter moment serves better.
             self.base_tries += 1;
             // Best at a moment when nothing ends; a gateway that is never quiet has to do with less.
             if high == low || (high - low <= SLACK_MAX && self.base_tries > PATIENCE) {
-                self.base = Some(Base { ended: ended - i128::from(high), slack: high - low });
+                let ours = i128::from(high) + i128::from(self.missed);
+                self.base = Some(Base { ended: ended - ours, slack: high - low });
             }
             return None;
         };
         let counted = u64::try_from(ended - base.ended).unwrap_or(0);
-        let ours = counted + base.slack >= low && counted <= high + base.slack;
-        Some(if ours { high } else { counted })
+        if counted <= high + base.slack {
+            // Fewer than ours: the last moments of a master that is gone were not read.
+            return Some(high);
+        }
+        if high == low {
+            self.missed = self.missed.max(counted - high);
+        }
+        Some(counted)
     }
 }

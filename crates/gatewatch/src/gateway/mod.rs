@@ -40,12 +40,16 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     // The address first: a second agent on it should fail before it attaches anything.
     let listener = runtime.block_on(http::listen(address)).map_err(|error| {
-        let why = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program has it",
-            std::io::ErrorKind::AddrNotAvailable => "it is no address of this machine",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
-            _ => "the system refuses",
-        };
+        use std::io::ErrorKind;
+        let known = [
+            (ErrorKind::AddrInUse, "another program has it"),
+            (ErrorKind::AddrNotAvailable, "it is no address of this machine"),
+            (ErrorKind::PermissionDenied, "ports below 1024 need CAP_NET_BIND_SERVICE"),
+        ];
+        let why = known
+            .into_iter()
+            .find(|(kind, _)| *kind == error.kind())
+            .map_or("the system refuses", |(_, why)| why);
         anyhow::anyhow!(
             "cannot listen on {address}: {why} ({error}). Choose another with --listen or METRICS_ADDR"
         )

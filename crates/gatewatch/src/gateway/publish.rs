@@ -104,17 +104,29 @@ fn figures(summary: &Summary) -> Figures {
     }
 }
 
+/// What a picture is taken of.
+pub struct Scene<'a> {
+    /// The nginx probe.
+    pub probe: &'a NginxProbe,
+    /// The process probe, if it could be loaded.
+    pub processes: Option<&'a ProcessProbe>,
+    /// The gateways.
+    pub fleet: &'a mut Fleet,
+    /// The counts.
+    pub traffic: &'a Traffic,
+    /// The losses.
+    pub ledger: &'a Ledger,
+    /// The statistics.
+    pub window: &'a Window,
+    /// The binaries.
+    pub watched: &'a [Option<Watched>],
+    /// From the monotonic clock to the calendar.
+    pub clock_offset: u64,
+}
+
 /// Everything, now.
-pub fn snapshot(
-    probe: &NginxProbe,
-    processes: Option<&ProcessProbe>,
-    fleet: &mut Fleet,
-    traffic: &Traffic,
-    ledger: &Ledger,
-    window: &Window,
-    watched: &[Option<Watched>],
-    clock_offset: u64,
-) -> Snapshot {
+pub fn snapshot(scene: Scene<'_>) -> Snapshot {
+    let Scene { probe, processes, fleet, traffic, ledger, window, watched, clock_offset } = scene;
     let describe = |layout: u16| match watched.get(usize::from(layout)).and_then(Option::as_ref) {
         Some(watched) => Layout {
             version: watched.binary.version.clone(),

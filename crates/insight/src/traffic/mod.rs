@@ -117,6 +117,9 @@ pub enum Dimension {
 /// Upstream servers told apart.
 const UPSTREAMS_MAX: usize = 256;
 
+/// Stands for requests that were never understood so far as to have a path.
+const NO_PATH: u32 = u32::MAX;
+
 /// No group of its own.
 const OTHER_PATH: u32 = u32::MAX;
 
@@ -248,6 +251,9 @@ impl Traffic {
         if let Some(name) = rule.and_then(|rule| self.rule_paths.get(rule)?.clone()) {
             let id = rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or(0) | 1 << 31;
             return self.named_path(host, id, &name);
+        }
+        if seen.path.is_empty() {
+            return self.named_path(host, NO_PATH, &Arc::from(""));
         }
         let group = self.groups.group(host, seen.path.as_bytes());
         let Some(index) = group.index() else {

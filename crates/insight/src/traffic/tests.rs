@@ -290,19 +290,24 @@ fn exact(sorted: &[u64], percent: usize) -> u64 {
     sorted[rank - 1]
 }
 
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // all are positive and below 2^64
+fn whole(duration: f64) -> u64 {
+    duration as u64
+}
+
 fn check_percentiles(what: &str, durations: &[u64]) {
     let mut parts = [Summary::default(), Summary::default()];
-    let mut whole = Summary::default();
+    let mut at_once = Summary::default();
     for (n, duration_ns) in durations.iter().enumerate() {
         let sample = Sample { status: 200, duration_ns: *duration_ns, request_bytes: 0, response_bytes: 0 };
         parts[n % 2].add(sample);
-        whole.add(sample);
+        at_once.add(sample);
     }
     let [mut merged, second] = parts;
     merged.merge(&second);
     let mut sorted = durations.to_vec();
     sorted.sort_unstable();
-    for summary in [&whole, &merged] {
+    for summary in [&at_once, &merged] {
         for percent in [1, 50, 90, 95, 99, 100] {
             let exact = exact(&sorted, percent) as f64;
             let seen = summary.quantile(percent as f64 / 100.0).unwrap();
@@ -322,7 +327,7 @@ fn check_percentiles(what: &str, durations: &[u64]) {
 fn percentiles_are_within_one_percent_of_the_nearest_rank() {
     // Each value stands 8 % above the one before: to be off by one rank is to be off by 8 %.
     for n in (1..=400).chain([999, 1000, 1001]) {
-        let durations: Vec<u64> = (0..n).map(|k| (1000.0 * 1.08f64.powi(k % 400)) as u64).collect();
+        let durations: Vec<u64> = (0..n).map(|k| whole(1000.0 * 1.08f64.powi(k % 400))).collect();
         check_percentiles("geometric", &durations);
     }
     let mut state = 7u64;
@@ -334,7 +339,7 @@ fn percentiles_are_within_one_percent_of_the_nearest_rank() {
     };
     for n in [1, 2, 3, 10, 99, 100, 101, 20_000] {
         let mut many = |of: &mut dyn FnMut(f64) -> f64| -> Vec<u64> {
-            (0..n).map(|_| of((noise() as f64 + 1.0) / (1u64 << 53) as f64) as u64).collect()
+            (0..n).map(|_| whole(of((noise() as f64 + 1.0) / (1u64 << 53) as f64))).collect()
         };
         check_percentiles("uniform", &many(&mut |u| u * 1e9));
         check_percentiles("exponential", &many(&mut |u| -u.ln() * 5e6));

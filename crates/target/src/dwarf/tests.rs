@@ -63,6 +63,20 @@ fn a_false_size_of_a_compressed_section_is_refused() {
     }
 }
 
+/// A few hundred kilobytes that unpack to more than is read: whoever names a program `nginx` could fill the memory.
+#[test]
+fn a_section_that_unpacks_to_too_much_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let assembly = dir.path().join("zeros.s");
+    for (zeros, expected) in [(1 << 20, true), (SECTION_MAX, false)] {
+        fs::write(&assembly, format!(".section .debug_str,\"\",@progbits\n.zero {zeros}\n")).unwrap();
+        let flags = ["-g", "-Wl,--compress-debug-sections=zlib", text(&assembly)];
+        let bytes = fs::read(compile(dir.path(), "gcc", &flags)).unwrap();
+        assert!(bytes.len() < 2 << 20, "{} bytes: it was not packed", bytes.len());
+        assert_eq!(matches!(read(&bytes), Ok(Some(_))), expected, "{zeros}");
+    }
+}
+
 fn by_hand(members: &[(&str, u64)], inner: &[(&str, u64)]) -> (Types, DebugInfoOffset) {
     let (outer, struct_in) = (DebugInfoOffset(1), DebugInfoOffset(2));
     let mut types = Types::default();
