@@ -21,6 +21,8 @@ pub struct Reading {
     pub requests: u64,
     /// Of those, requests that have not ended.
     pub open: u64,
+    /// The numbers were read twice and had not moved: they belong to one moment.
+    pub settled: bool,
 }
 
 impl Reading {
@@ -68,15 +70,17 @@ impl Counters {
         // Three numbers cannot be read at one moment: a request that begins, or turns from reading to writing,
         // between the reads would be counted wrong. So they are read until they stand still, if they do.
         let mut before = self.read_once()?;
+        let mut settled = false;
         for _ in 0..16 {
             let now = self.read_once()?;
-            if now == before {
+            settled = now == before;
+            before = now;
+            if settled {
                 break;
             }
-            before = now;
         }
         let (requests, open) = before;
-        Ok(Reading { requests, open: if open > requests { 0 } else { open } })
+        Ok(Reading { requests, open: if open > requests { 0 } else { open }, settled })
     }
 }
 

@@ -244,9 +244,11 @@ impl Agent {
                         let runs =
                             |watched: &Option<Watched>| watched.as_ref().is_some_and(|w| w.binary.key == key);
                         let layout = self.watched.iter().position(runs);
-                        if let Some(layout) = layout.and_then(|layout| u16::try_from(layout).ok()) {
+                        let Some(layout) = layout else { continue };
+                        let binary = self.watched.get(layout).and_then(Option::as_ref).map(|w| &*w.binary);
+                        if let (Some(binary), Ok(layout)) = (binary, u16::try_from(layout)) {
                             let Folding { fleet, traffic, .. } = &mut self.folding;
-                            fleet.introduce(&master, layout, |name| traffic.gateway(name));
+                            fleet.introduce(&master, layout, binary, |name| traffic.gateway(name));
                         }
                     }
                 }
@@ -312,6 +314,12 @@ impl Agent {
         self.next_tick_ns = now + TICK_NS;
         self.folding.clock_offset = clock::offset();
         self.bury(looks_at_all);
+        // A worker that has begun requests and ended none is in the table without a record.
+        for (row, worker) in self.probe.workers() {
+            if !self.folding.fleet.has(row) {
+                self.folding.join(row, &worker, &self.watched);
+            }
+        }
         self.folding.fleet.calibrate(&self.probe);
         let sums = self.folding.fleet.sums(&self.probe);
         let ledger = &mut self.folding.ledger;
@@ -355,12 +363,6 @@ impl Agent {
         let exited = std::mem::take(&mut self.exited);
         if exited.is_empty() && !look_at_all {
             return;
-        }
-        // A worker that has begun requests and ended none is in the table without a record.
-        for (row, worker) in self.probe.workers() {
-            if !self.folding.fleet.has(row) {
-                self.folding.join(row, &worker, &self.watched);
-            }
         }
         let dead = self.folding.fleet.dead(&exited, look_at_all);
         if dead.is_empty() {

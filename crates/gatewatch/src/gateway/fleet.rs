@@ -17,8 +17,10 @@ const PATIENCE: u32 = 40;
 /// Powers of two the kernel tells overflowed durations apart by.
 const OVERFLOW_BUCKETS: usize = 40;
 
-/// Requests that may end between our two counts when the gateway's is first read.
-const SLACK_MAX: u64 = 64;
+/// Requests that may be on their way between our count and the gateway's: one a worker.
+const SLACK: u64 = 16;
+/// The same where the counts never stood still while they were read.
+const SLACK_BUSY: u64 = 64;
 
 /// A worker, as its first record made it known.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub struct Instance {
     /// What the gateway had counted when the probes' own count stood at 0, once it is known.
     base: Option<Base>,
     base_tries: u32,
+    /// The gateway's count and ours, when they were looked at last.
+    last_moment: Option<(i128, u64)>,
 }
 
 #[derive(Debug)]
@@ -198,10 +202,21 @@ impl Fleet {
     }
 
     /// Makes an instance known before it has served anything, once it listens and so has a lasting name.
-    pub fn introduce(&mut self, master: &GatewayProcess, layout: u16, id: impl FnOnce(&str) -> u32) {
+    pub fn introduce(
+        &mut self,
+        master: &GatewayProcess,
+        layout: u16,
+        binary: &Binary,
+        id: impl FnOnce(&str) -> u32,
+    ) {
         let name = self.root.instance_name(master, &self.rules);
-        if !name.contains(":pid-") {
-            self.instance(name, layout, id);
+        if name.contains(":pid-") {
+            return;
+        }
+        let index = self.instance(name, layout, id);
+        let from_birth = master.began > self.began;
+        if let Some(instance) = self.instances.get_mut(index) {
+            instance.open_counters(&self.root, master, from_birth, binary);
         }
     }
 
@@ -263,10 +278,9 @@ impl Fleet {
     /// The kernel's counts by instance, in the instances' order.
     pub fn sums(&self, probe: &NginxProbe) -> Vec<Sums> {
         let mut sums: Vec<Sums> = self.instances.iter().map(|instance| instance.retired.clone()).collect();
-        for (row, worker) in probe.workers() {
-            let instance = self.members.get(&row).map(|member| member.instance);
-            if let Some(sums) = instance.and_then(|instance| sums.get_mut(instance)) {
-                sums.add(&worker, || probe.overflow(row), true);
+        for (row, member) in &self.members {
+            if let (Some(worker), Some(sums)) = (probe.worker(*row), sums.get_mut(member.instance)) {
+                sums.add(&worker, || probe.overflow(*row), true);
             }
         }
         sums
@@ -373,13 +387,14 @@ impl Instance {
 
     /// What all masters counted together; what one that is gone had counted is carried on.
     fn read_counters(&mut self) -> Option<Reading> {
-        let mut sum = Reading::default();
+        let mut sum = Reading { settled: true, ..Reading::default() };
         let carried = &mut self.carried;
         self.sources.retain_mut(|source| match source.counters.read() {
             Ok(reading) => {
                 source.last = reading;
                 sum.requests += reading.requests;
                 sum.open += reading.open;
+                sum.settled &= reading.settled;
                 true
             }
             Err(_) => {
@@ -396,23 +411,36 @@ impl Instance {
         // nginx never learns that the requests of a worker that died have ended.
         let ended = i128::from(reading.ended()) + i128::from(self.carried) + i128::from(after.died);
         let (low, high) = (before.ended + before.died, after.ended + after.died);
-        let Some(base) = self.base else {
+        let moment = (ended, high);
+        let still = reading.settled && high == low;
+        // Nothing has moved since the last look either: no request is on its way between the two counts.
+        let quiet = still && self.last_moment == Some(moment);
+        self.last_moment = Some(moment);
+        let Some(base) = &mut self.base else {
             self.base_tries += 1;
-            // Best at a moment when nothing ends; a gateway that is never quiet has to do with less.
-            if high == low || (high - low <= SLACK_MAX && self.base_tries > PATIENCE) {
-                let ours = i128::from(high) + i128::from(self.missed);
-                self.base = Some(Base { ended: ended - ours, slack: high - low });
+            // A gateway that never stands still has to do with less.
+            if still || self.base_tries > PATIENCE {
+                let slack = if still { SLACK } else { SLACK_BUSY };
+                self.base = Some(Base { ended: ended - i128::from(high) - i128::from(self.missed), slack });
             }
             return None;
         };
+        if quiet {
+            // How many more the gateway counted than we saw and know to have missed.
+            let ahead = ended - base.ended - i128::from(high);
+            let drift = ahead - i128::from(self.missed);
+            if drift.unsigned_abs() <= u128::from(base.slack) {
+                base.ended += drift;
+                base.slack = 0;
+            } else if drift > 0 {
+                self.missed = u64::try_from(ahead).unwrap_or(self.missed);
+            }
+        }
+        // Fewer than ours: the last moments of a master that is gone were not read. A few more: a request is on its
+        // way between the two counts.
+        let way = if quiet { 0 } else { SLACK.max(base.slack) };
         let counted = u64::try_from(ended - base.ended).unwrap_or(0);
-        if counted <= high + base.slack {
-            // Fewer than ours: the last moments of a master that is gone were not read.
-            return Some(high);
-        }
-        if high == low {
-            self.missed = self.missed.max(counted - high);
-        }
-        Some(counted)
+        let ours = high + self.missed;
+        Some(if counted <= ours + way { ours } else { counted })
     }
 }

@@ -101,7 +101,7 @@ fn parse(body: &[u8]) -> Option<Reading> {
         let server = json.get("server")?;
         let number = |key: &str| server.get(key)?.as_u64();
         let open = number("connections_reading")?.checked_add(number("connections_writing")?)?;
-        return Some(Reading { requests: number("total_requests")?, open });
+        return Some(Reading { requests: number("total_requests")?, open, settled: true });
     }
     let mut lines = text.lines().skip_while(|line| !line.starts_with("server accepts handled requests"));
     let requests = lines.nth(1)?.split_whitespace().nth(2)?.parse().ok()?;
@@ -110,7 +110,8 @@ fn parse(body: &[u8]) -> Option<Reading> {
         let at = words.iter().position(|word| *word == name)?;
         words.get(at + 1)?.parse().ok()
     };
-    Some(Reading { requests, open: after("Reading:")?.checked_add(after("Writing:")?)? })
+    let open = after("Reading:")?.checked_add(after("Writing:")?)?;
+    Some(Reading { requests, open, settled: true })
 }
 
 #[cfg(test)]
@@ -121,7 +122,7 @@ mod tests {
     fn reads_both_formats_and_refuses_others() {
         let stub = "Active connections: 3 \nserver accepts handled requests\n 16 16 31 \nReading: 1 Writing: 2 Waiting: 0 \n";
         let kong = r#"{"server":{"total_requests":31,"connections_reading":1,"connections_writing":2},"database":{}}"#;
-        let good = Some(Reading { requests: 31, open: 3 });
+        let good = Some(Reading { requests: 31, open: 3, settled: true });
         for (body, want) in [
             (stub.as_bytes(), good),
             (kong.as_bytes(), good),
