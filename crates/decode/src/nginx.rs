@@ -88,8 +88,8 @@ pub fn request(bytes: &[u8]) -> Result<Request<'_>, Undecodable> {
         host_port: port(behind_host),
         user_agent,
         remote: remote(&head),
-        // nginx begins with 1.0 and keeps it where no line was understood.
-        protocol: if parts.method.is_empty() {
+        // nginx begins with 1.0 and keeps it where no line was understood to its end; it has then counted no bytes.
+        protocol: if parts.method.is_empty() || (parts.version.is_empty() && head.request_bytes == 0) {
             Protocol::Unknown
         } else {
             protocol(head.http_version, parts.version)

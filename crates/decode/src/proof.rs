@@ -89,6 +89,10 @@ fn by_line(request: &Request<'_>, method: u32, version: u32, line_len: u32) -> V
     if !agrees {
         return Verdict::Disagrees("the method is not the request line's");
     }
+    // nginx gives up on a line that is too long before it has counted it.
+    if request.request_bytes < 4 {
+        return Verdict::Silent;
+    }
     if request.protocol == Protocol::Unknown || !matches!(version, 9 | 1000..=1999 | 2000 | 3000) {
         return Verdict::Disagrees("the protocol's version is none");
     }
@@ -100,10 +104,6 @@ fn by_line(request: &Request<'_>, method: u32, version: u32, line_len: u32) -> V
     }
     if matches!(request.remote, gatewatch_event::request::Remote::Unknown) {
         return Verdict::Disagrees("the client has no address");
-    }
-    // nginx gives up on a line that is too long before it has counted it.
-    if request.request_bytes < 4 {
-        return Verdict::Silent;
     }
     if !plausible_upstream(request) {
         return Verdict::Disagrees("the upstream's states cannot be");

@@ -1,5 +1,5 @@
 //! How well and how fast paths are grouped: `paths [--groups] FILE...`, each a list of path templates as
-//! `shared/traffic/make-requests` reads them; without arguments the two of `shared/traffic`, under the seeds 1 to 3.
+//! `src/paths/apis/make-requests` reads them; without arguments the two published APIs there, under the seeds 1 to 3.
 //! Prints, for each, the share of requests after the first 10,000 that got the group of their template, the groups
 //! handed out, and the nanoseconds a request took.
 
@@ -11,20 +11,19 @@ use std::time::Instant;
 use gatewatch_insight::paths::{Limits, PathGroups};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let shared = std::env::var_os("GATEWATCH_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
+    let apis = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/paths/apis");
     let mut files: Vec<PathBuf> = Vec::new();
     let mut show = false;
     for argument in std::env::args().skip(1) {
         if argument == "--groups" { show = true } else { files.push(argument.into()) }
     }
     if files.is_empty() {
-        files = ["paths-github.tsv", "paths-kubernetes.tsv"].map(|f| shared.join("traffic").join(f)).to_vec();
+        files = ["github.tsv", "kubernetes.tsv"].map(|f| apis.join(f)).to_vec();
     }
     for file in &files {
         for seed in ["1", "2", "3"] {
             let made = Command::new("python3")
-                .arg(shared.join("traffic/make-requests"))
+                .arg(apis.join("make-requests"))
                 .args([file.as_os_str(), "100000".as_ref(), seed.as_ref()])
                 .output()?;
             let text = String::from_utf8(made.stdout)?;

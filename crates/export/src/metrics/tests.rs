@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gatewatch_event::request::{Method, Protocol};
 use gatewatch_insight::{
-    ledger::REASONS,
+    ledger::{REASONS, Stage},
     traffic::{Endpoint, Folded, Labels, Upstream},
 };
 
@@ -167,7 +167,7 @@ fn snapshot() -> Snapshot {
         agent: Agent { cpu_ns: 2_500_000_000, resident_bytes: 1 << 40 },
         ..Snapshot::default()
     };
-    snapshot.ledger.lose(REASONS[0].0, REASONS[0].1, 21);
+    snapshot.ledger.lose(Stage::Capture, "ring_full", 21);
     snapshot
 }
 

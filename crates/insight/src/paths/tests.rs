@@ -178,21 +178,14 @@ fn many_hosts_stay_within_ten_mebibytes() {
     assert!(usage.groups <= 1_000 && usage.bytes < 10 << 20, "{usage:?}");
 }
 
-fn shared() -> PathBuf {
-    let dir = std::env::var_os("GATEWATCH_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    assert!(
-        dir.join("traffic/make-requests").is_file(),
-        "no traffic in {}: set GATEWATCH_SHARED",
-        dir.display()
-    );
-    dir
+fn apis() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/paths/apis")
 }
 
 /// The share of 100,000 requests, after the first 10,000, that got the group of their template, in percent.
 fn check(file: &Path, seed: u32, least: f64) {
     let made = Command::new("python3")
-        .arg(shared().join("traffic/make-requests"))
+        .arg(apis().join("make-requests"))
         .arg(file)
         .args(["100000", &seed.to_string()])
         .output()
@@ -239,15 +232,15 @@ fn normal(path: &str) -> String {
 #[test]
 fn published_apis() {
     for seed in 1..=3 {
-        check(&shared().join("traffic/paths-github.tsv"), seed, 95.0);
-        check(&shared().join("traffic/paths-kubernetes.tsv"), seed, 95.0);
+        check(&apis().join("github.tsv"), seed, 95.0);
+        check(&apis().join("kubernetes.tsv"), seed, 95.0);
     }
 }
 
 /// Our own lists, of other character; the bounds are what is reached, less a little.
 #[test]
 fn made_up_apis() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/paths/apis");
+    let dir = apis();
     for seed in 1..=3 {
         for (name, least) in [
             ("chat", 99.0),
