@@ -249,7 +249,6 @@ impl Agent {
                         if let (Some(binary), Ok(layout)) = (binary, u16::try_from(layout)) {
                             let Folding { fleet, traffic, .. } = &mut self.folding;
                             fleet.introduce(&master, layout, binary, |name| traffic.gateway(name));
-                            fleet.calibrate(&self.probe);
                         }
                     }
                 }

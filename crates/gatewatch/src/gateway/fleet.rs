@@ -58,10 +58,6 @@ pub struct Instance {
     base_tries: u32,
     /// The gateway's count and ours, when they were looked at last.
     last_moment: Option<(i128, u64)>,
-    /// How many more the gateway had counted than we, when the counts last stood still.
-    last_ahead: i128,
-    /// A master has gone since.
-    a_source_went: bool,
 }
 
 #[derive(Debug)]
@@ -380,20 +376,19 @@ impl Instance {
             return;
         }
         let Ok(counters) = Counters::open(root, master.pid, binary) else { return };
-        let last = counters.read().unwrap_or_default();
         if !watched_from_birth {
             // It has counted before we watched: how much, a quiet moment will tell.
             (self.base, self.base_tries) = (None, 0);
         } else if self.sources.is_empty() && self.base.is_none() {
             self.base = Some(Base::default());
         }
-        self.sources.push(Source { master: master.pid, counters, last });
+        self.sources.push(Source { master: master.pid, counters, last: Reading::default() });
     }
 
     /// What all masters counted together; what one that is gone had counted is carried on.
     fn read_counters(&mut self) -> Option<Reading> {
         let mut sum = Reading { settled: true, ..Reading::default() };
-        let (carried, went) = (&mut self.carried, &mut self.a_source_went);
+        let carried = &mut self.carried;
         self.sources.retain_mut(|source| match source.counters.read() {
             Ok(reading) => {
                 source.last = reading;
@@ -404,7 +399,6 @@ impl Instance {
             }
             Err(_) => {
                 *carried += source.last.ended();
-                *went = true;
                 false
             }
         });
@@ -419,32 +413,21 @@ impl Instance {
         let (low, high) = (before.ended + before.died, after.ended + after.died);
         let moment = (ended, high);
         let still = reading.settled && high == low;
-        // No request is on its way between the two counts: none is open, or nothing has moved since the last look.
-        let quiet = still && (reading.open <= after.died || self.last_moment == Some(moment));
+        // Nothing has moved since the last look either: no request is on its way between the two counts.
+        let quiet = still && self.last_moment == Some(moment);
         self.last_moment = Some(moment);
         let Some(base) = &mut self.base else {
             self.base_tries += 1;
             // A gateway that never stands still has to do with less.
             if still || self.base_tries > PATIENCE {
-                let slack = match (quiet, still) {
-                    (true, _) => 0,
-                    (false, true) => SLACK,
-                    (false, false) => SLACK_BUSY,
-                };
+                let slack = if still { SLACK } else { SLACK_BUSY };
                 self.base = Some(Base { ended: ended - i128::from(high) - i128::from(self.missed), slack });
             }
             return None;
         };
-        if still && std::mem::take(&mut self.a_source_went) {
-            // What it counted after the last look is not known. We were attached to it, and missed none.
-            base.ended = ended - i128::from(high) - self.last_ahead;
-        }
-        // How many more the gateway counted than we saw.
-        let ahead = ended - base.ended - i128::from(high);
-        if still {
-            self.last_ahead = ahead;
-        }
         if quiet {
+            // How many more the gateway counted than we saw and know to have missed.
+            let ahead = ended - base.ended - i128::from(high);
             let drift = ahead - i128::from(self.missed);
             if drift.unsigned_abs() <= u128::from(base.slack) {
                 base.ended += drift;

@@ -67,8 +67,6 @@ impl Folding {
             && let Some(worker) = probe.worker(row)
         {
             self.join(row, &worker, watched);
-            // The sooner the gateway's own count is known, the less of it can pass unnoticed.
-            self.fleet.calibrate(probe);
         }
         let binary = watched.get_mut(layout).and_then(Option::as_mut);
         if let Some(instance) = self.fleet.instance_of(row) {
