@@ -28,13 +28,17 @@ use axum::{
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 
 use crate::{log::FiguresLine, metrics, snapshot::Snapshot};
 
 /// How long a scrape waits for the hot loop to publish; past that it gets the last picture.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a client may take to read a chunk.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+/// Scrapes written at once; more wait. Many at once would take the CPU the hot loop needs.
+const SCRAPES: usize = 2;
 /// A hot loop that has not turned for so long is not healthy.
 const STALE: u64 = 5_000_000_000;
 
@@ -109,6 +113,7 @@ impl Exchange {
 struct App {
     exchange: Arc<Exchange>,
     now_ns: fn() -> u64,
+    scrapes: Arc<Semaphore>,
 }
 
 /// Takes the address.
@@ -135,14 +140,19 @@ pub async fn serve(
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/api/v1/statistics", get(statistics))
-        .with_state(App { exchange, now_ns });
+        .with_state(App { exchange, now_ns, scrapes: Arc::new(Semaphore::new(SCRAPES)) });
     axum::serve(listener, app).with_graceful_shutdown(stop).await
 }
 
 async fn serve_metrics(State(app): State<App>) -> Response {
+    // The semaphore is never closed.
+    let Ok(turn) = Arc::clone(&app.scrapes).acquire_owned().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
     let snapshot = app.exchange.fresh().await;
     let (sender, receiver) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let mut chunks = Chunks { sender, buffer: String::with_capacity(CHUNK) };
         // It fails when the client has gone: nobody is left to tell.
         if metrics::render(snapshot, &mut chunks).is_ok() {
@@ -166,7 +176,12 @@ struct Chunks {
 impl Chunks {
     fn send(&mut self) -> std::fmt::Result {
         let chunk = std::mem::replace(&mut self.buffer, String::with_capacity(CHUNK));
-        self.sender.blocking_send(chunk).map_err(|_| std::fmt::Error)
+        // A client that does not read must not keep others from their turn.
+        let taken = tokio::time::timeout(CLIENT_PATIENCE, self.sender.send(chunk));
+        match tokio::runtime::Handle::current().block_on(taken) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(std::fmt::Error),
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, SyncSender, TrySendError},
+        mpsc::{self, Receiver, SyncSender, TrySendError},
     },
     thread,
+    time::Duration,
 };
 
 use gatewatch_event::request::{Request, Try};
@@ -86,6 +87,8 @@ pub struct Details<'a> {
 
 /// Bytes of finished lines that go to the writer at once.
 const CHUNK: usize = 64 << 10;
+/// How long the end waits for the last lines to be read.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Chunks that may wait for a reader that does not read: 4 MiB.
 const WAITING: usize = 64;
 
@@ -99,7 +102,8 @@ pub struct Log {
     lost: u64,
     failed: Arc<AtomicU64>,
     clock: Clock,
-    writer: Option<thread::JoinHandle<()>>,
+    /// Closed when all has been written.
+    written: Receiver<()>,
 }
 
 impl Log {
@@ -111,7 +115,9 @@ impl Log {
         let (out, chunks) = mpsc::sync_channel::<Vec<u8>>(WAITING);
         let failed = Arc::new(AtomicU64::new(0));
         let failures = Arc::clone(&failed);
-        let writer = thread::Builder::new().name("log".to_owned()).spawn(move || {
+        let (writing, written) = mpsc::channel();
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            let _writing: mpsc::Sender<()> = writing;
             for chunk in chunks {
                 if sink.write_all(&chunk).and_then(|()| sink.flush()).is_err() {
                     let lines = chunk.iter().filter(|byte| **byte == b'\n').count();
@@ -127,7 +133,7 @@ impl Log {
             lost: 0,
             failed,
             clock: Clock::default(),
-            writer: Some(writer),
+            written,
         })
     }
 
@@ -192,12 +198,13 @@ impl Log {
         let group = if details.route == details.target { "" } else { details.route };
         let protocol = request.protocol.name();
         self.text(format_args!(
-            "{time} info  {} {} {} {}{} {:.3}ms {}{tls} {}{service}{}{}{}",
+            "{time} info  {} {} {} {}{}{} {:.3}ms {}{tls} {}{service}{}{}{}",
             Plain(details.gateway),
             request.status,
             Plain(if method.is_empty() { "-" } else { &method }),
             Plain(if host.is_empty() { "-" } else { &host }),
             Plain(if details.target.is_empty() { " (not parsed)" } else { details.target }),
+            if request.cut.target { "… (cut)" } else { "" },
             milliseconds(request.duration_ns),
             if protocol.is_empty() { "-" } else { protocol },
             Plain(&details.remote),
@@ -294,8 +301,9 @@ impl Log {
         // Without a sender the writer ends when it has written all.
         let (closed, _) = mpsc::sync_channel(0);
         self.out = closed;
-        if let Some(writer) = self.writer.take() {
-            let _panicked = writer.join();
+        // Its end shows as the channel's; a reader that does not read is not waited for.
+        if let Err(mpsc::RecvTimeoutError::Timeout) = self.written.recv_timeout(PATIENCE) {
+            self.lost += self.lines;
         }
     }
 }

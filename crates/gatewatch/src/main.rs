@@ -83,7 +83,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Messages may carry bytes of files and processes.
-            eprintln!("gatewatch: {}", gatewatch_export::log::plain(&format!("{error:#}")));
+            for line in format!("{error:#}").lines() {
+                eprintln!("gatewatch: {}", gatewatch_export::log::plain(line));
+            }
             ExitCode::FAILURE
         }
     }

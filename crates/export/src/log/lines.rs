@@ -41,6 +41,8 @@ pub(super) struct RequestLine<'a> {
     upstream_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_first_byte_ms: Option<u32>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    lua_ns: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
     #[serde(flatten)]
@@ -55,8 +57,6 @@ pub(super) struct More<'a> {
     precise: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tries: Vec<TryLine<'a>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    lua_ns: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cut_fields: Vec<&'static str>,
 }
@@ -106,6 +106,7 @@ impl<'a> RequestLine<'a> {
             upstream_tries: last.map(|_| request.tries),
             upstream_ms: request.upstream_ms(),
             upstream_first_byte_ms: request.upstream_header_ms(),
+            lua_ns: LUA_PHASES.into_iter().zip(request.lua_ns).filter(|(_, ns)| *ns > 0).collect(),
             cut: request.cut.any(),
             more: more.then(|| More::new(request, details)),
         }
@@ -138,7 +139,6 @@ impl<'a> More<'a> {
                     bytes_received: tried.bytes_received,
                 })
                 .collect(),
-            lua_ns: LUA_PHASES.into_iter().zip(request.lua_ns).filter(|(_, ns)| *ns > 0).collect(),
             cut_fields: cut_fields.into_iter().filter(|(_, cut)| *cut).map(|(name, _)| name).collect(),
         }
     }

@@ -1,7 +1,10 @@
 //! The hot loop: one thread that owns its state; drain, decode, attribute, fold, and on.
 
 use std::{
+    fs::File,
     io,
+    os::fd::AsRawFd,
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -88,6 +91,9 @@ impl Agent {
                 None
             }
         };
+        let text =
+            format!("serving on {}; looking for processes named {}", config.listen.0, names.join(" or "));
+        log.say(Level::Info, now, &text);
         for key in config.not_yet_effective() {
             log.say(
                 Level::Warn,
@@ -224,7 +230,7 @@ impl Agent {
         }
         while let Some(finding) = self.watcher.next() {
             match finding {
-                Finding::Binary { binary, process } => self.attach(&binary, &process),
+                Finding::Binary { binary, file, process } => self.attach(&binary, &file, &process),
                 Finding::Unwatchable { process, error } => {
                     // Scripts and wrappers bear the name too: no reason to worry anybody.
                     // What titles itself as nginx does is one.
@@ -248,7 +254,14 @@ impl Agent {
                         let binary = self.watched.get(layout).and_then(Option::as_ref).map(|w| &*w.binary);
                         if let (Some(binary), Ok(layout)) = (binary, u16::try_from(layout)) {
                             let Folding { fleet, traffic, .. } = &mut self.folding;
-                            fleet.introduce(&master, layout, binary, |name| traffic.gateway(name));
+                            let new = fleet.introduce(&master, layout, binary, |name| traffic.gateway(name));
+                            if let Some(name) = new {
+                                let text = format!(
+                                    "gateway {name}: process {}, {} {}",
+                                    master.pid, binary.product, binary.version
+                                );
+                                self.folding.say(Level::Info, &text);
+                            }
                         }
                     }
                 }
@@ -265,7 +278,7 @@ impl Agent {
         self.exchange.set_ready(self.watched.iter().any(Option::is_some));
     }
 
-    fn attach(&mut self, binary: &Arc<Binary>, process: &GatewayProcess) {
+    fn attach(&mut self, binary: &Arc<Binary>, file: &File, process: &GatewayProcess) {
         let free = self.watched.iter().position(Option::is_none).unwrap_or(self.watched.len());
         let id = match u16::try_from(free).ok().filter(|id| *id < LAYOUTS_MAX) {
             Some(id) => id,
@@ -285,7 +298,7 @@ impl Agent {
             return;
         };
         let sites = Sites { start: site("ngx_http_process_request").filter(|_| !self.lean), end };
-        let exe = self.folding.root.exe(process.pid);
+        let exe = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let attached =
             self.probe.set_layout(id, &first.layout).and_then(|()| self.probe.attach(&exe, sites, id));
         match attached {
@@ -304,7 +317,10 @@ impl Agent {
                     None => self.watched.push(Some(watched)),
                 }
             }
-            Err(error) => self.folding.say(Level::Error, &error.to_string()),
+            Err(error) => {
+                self.folding.say(Level::Error, &format!("process {}: {error}", process.pid));
+                self.watcher.forget(binary.key);
+            }
         }
     }
 
@@ -320,7 +336,8 @@ impl Agent {
                 self.folding.join(row, &worker, &self.watched);
             }
         }
-        self.folding.fleet.calibrate(&self.probe);
+        let watched = &self.watched;
+        self.folding.fleet.calibrate(&self.probe, |layout| publish::layout(watched, layout));
         let sums = self.folding.fleet.sums(&self.probe);
         let ledger = &mut self.folding.ledger;
         ledger.set(Stage::Capture, "not_yet_watched", self.folding.fleet.missed());

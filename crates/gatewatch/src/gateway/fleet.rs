@@ -14,6 +14,9 @@ use gatewatch_target::{
 /// Readings at which a quiet moment is waited for.
 const PATIENCE: u32 = 40;
 
+/// Names of masters kept.
+const NAMES_MAX: usize = 256;
+
 /// Powers of two the kernel tells overflowed durations apart by.
 const OVERFLOW_BUCKETS: usize = 40;
 
@@ -165,6 +168,8 @@ pub struct Fleet {
     began: u64,
     /// Starts are probed.
     counts_starts: bool,
+    /// Names by master and when it began: to find one takes a look through all its sockets.
+    known_names: HashMap<(u32, u64), String>,
     members: HashMap<u32, Member>,
     instances: Vec<Instance>,
 }
@@ -173,7 +178,16 @@ impl Fleet {
     /// None yet.
     pub fn new(root: ProcRoot, names: Vec<String>, rules: Vec<NameRule>, counts_starts: bool) -> Self {
         let began = gatewatch_target::process::began();
-        Self { root, names, rules, began, counts_starts, members: HashMap::new(), instances: Vec::new() }
+        Self {
+            root,
+            names,
+            rules,
+            began,
+            counts_starts,
+            known_names: HashMap::new(),
+            members: HashMap::new(),
+            instances: Vec::new(),
+        }
     }
 
     /// The instance of the worker in this row, if its first record was seen to.
@@ -188,12 +202,18 @@ impl Fleet {
         let master = process.as_ref().map(|process| self.root.master_of(process, &self.names));
         let layout = u16::try_from(worker.layout).unwrap_or(0);
         let name = match &master {
-            Some(master) => self.root.instance_name(master, &self.rules),
-            None => self.name_of_the_unseen(layout),
+            // Its master was killed: it is still of that gateway.
+            Some(orphan) if orphan.is_worker => match self.name_of_the_unseen(layout) {
+                Some(name) => name,
+                None => self.name_of(&orphan.clone()),
+            },
+            Some(master) => self.name_of(&master.clone()),
+            None => self.name_of_the_unseen(layout).unwrap_or_else(|| "unknown".to_owned()),
         };
         let instance = self.instance(name, layout, id);
         let began = process.map_or(0, |process| process.began);
         self.members.insert(row, Member { instance, pid: worker.pid, agent_pid: worker.agent_pid, began });
+        let master = master.filter(|master| !master.is_worker);
         if let (Some(binary), Some(master), Some(instance)) =
             (binary, master, self.instances.get_mut(instance))
         {
@@ -201,23 +221,26 @@ impl Fleet {
         }
     }
 
-    /// Makes an instance known before it has served anything, once it listens and so has a lasting name.
+    /// Makes an instance known before it has served anything, once it listens and so has a lasting name; the name,
+    /// if it is new.
     pub fn introduce(
         &mut self,
         master: &GatewayProcess,
         layout: u16,
         binary: &Binary,
         id: impl FnOnce(&str) -> u32,
-    ) {
-        let name = self.root.instance_name(master, &self.rules);
+    ) -> Option<String> {
+        let name = self.name_of(master);
         if name.contains(":pid-") {
-            return;
+            return None;
         }
+        let new = self.instances.iter().all(|instance| instance.name != name).then(|| name.clone());
         let index = self.instance(name, layout, id);
         let from_birth = master.began > self.began;
         if let Some(instance) = self.instances.get_mut(index) {
             instance.open_counters(&self.root, master, from_birth, binary);
         }
+        new
     }
 
     /// The index of an instance by its name.
@@ -236,13 +259,29 @@ impl Fleet {
         index
     }
 
+    fn name_of(&mut self, master: &GatewayProcess) -> String {
+        let key = (master.pid, master.began);
+        if let Some(name) = self.known_names.get(&key) {
+            return name.clone();
+        }
+        let name = self.root.instance_name(master, &self.rules);
+        // Until it listens its name is not the lasting one.
+        if !name.contains(":pid-") {
+            if self.known_names.len() >= NAMES_MAX {
+                self.known_names.clear();
+            }
+            self.known_names.insert(key, name.clone());
+        }
+        name
+    }
+
     /// A worker that is gone already, or in a process namespace that is not ours to see: of the one instance that
     /// runs its binary, if there is but one.
-    fn name_of_the_unseen(&self, layout: u16) -> String {
+    fn name_of_the_unseen(&self, layout: u16) -> Option<String> {
         let mut same = self.instances.iter().filter(|instance| instance.layout == layout);
         match (same.next(), same.next()) {
-            (Some(instance), None) => instance.name.clone(),
-            _ => "unknown".to_owned(),
+            (Some(instance), None) => Some(instance.name.clone()),
+            _ => None,
         }
     }
 
@@ -287,8 +326,10 @@ impl Fleet {
     }
 
     /// Reads the gateways' own counts, to know where they stood when a master goes.
-    pub fn calibrate(&mut self, probe: &NginxProbe) {
-        self.reconcile(probe, |_| Layout::default());
+    pub fn calibrate(&mut self, probe: &NginxProbe, describe: impl Fn(u16) -> Layout) {
+        // Requests in a worker without a row are lost and counted already: then the gateway is ahead for a known reason.
+        let learn = probe.no_worker() == 0;
+        self.compare(probe, describe, learn);
     }
 
     /// Requests that ended before their gateway was watched.
@@ -302,6 +343,16 @@ impl Fleet {
         probe: &NginxProbe,
         describe: impl Fn(u16) -> Layout,
     ) -> Vec<snapshot::Gateway> {
+        self.compare(probe, describe, false)
+    }
+
+    /// Every worker's row has to be known when something is to be learnt: what an unknown one ended would look missed.
+    fn compare(
+        &mut self,
+        probe: &NginxProbe,
+        describe: impl Fn(u16) -> Layout,
+        learn: bool,
+    ) -> Vec<snapshot::Gateway> {
         let before = self.sums(probe);
         let readings: Vec<Option<Reading>> = self.instances.iter_mut().map(Instance::read_counters).collect();
         let after = self.sums(probe);
@@ -311,7 +362,7 @@ impl Fleet {
             .zip(readings)
             .zip(before.into_iter().zip(after))
             .map(|((instance, reading), (before, after))| {
-                instance.show(reading, &before, after, &describe, counts_starts)
+                instance.show(reading, &before, after, &describe, counts_starts, learn)
             })
             .collect()
     }
@@ -336,9 +387,10 @@ impl Instance {
         after: Sums,
         describe: impl Fn(u16) -> Layout,
         counts_starts: bool,
+        learn: bool,
     ) -> snapshot::Gateway {
         let layout = describe(self.layout);
-        let counted = reading.and_then(|reading| self.counted(reading, before, &after));
+        let counted = reading.and_then(|reading| self.counted(reading, before, &after, learn, layout.proven));
         // What the kernel handed over and we have not read yet is not lost.
         let reported = self.reported + after.submitted.saturating_sub(self.drained);
         #[allow(clippy::cast_precision_loss)] // a ratio for people
@@ -407,16 +459,28 @@ impl Instance {
 
     /// The gateway's own count of requests that ended while we watched. The two counts cannot be read at the same
     /// moment, so ours is read before and after: a count of the gateway's in between is ours.
-    fn counted(&mut self, reading: Reading, before: &Sums, after: &Sums) -> Option<u64> {
+    fn counted(
+        &mut self,
+        reading: Reading,
+        before: &Sums,
+        after: &Sums,
+        learn: bool,
+        proven: bool,
+    ) -> Option<u64> {
         // nginx never learns that the requests of a worker that died have ended.
         let ended = i128::from(reading.ended()) + i128::from(self.carried) + i128::from(after.died);
         let (low, high) = (before.ended + before.died, after.ended + after.died);
         let moment = (ended, high);
         let still = reading.settled && high == low;
         // Nothing has moved since the last look either: no request is on its way between the two counts.
-        let quiet = still && self.last_moment == Some(moment);
-        self.last_moment = Some(moment);
+        let quiet = learn && proven && still && self.last_moment == Some(moment);
+        if learn {
+            self.last_moment = Some(moment);
+        }
         let Some(base) = &mut self.base else {
+            if !learn {
+                return None;
+            }
             self.base_tries += 1;
             // A gateway that never stands still has to do with less.
             if still || self.base_tries > PATIENCE {

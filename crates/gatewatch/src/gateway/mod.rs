@@ -89,6 +89,7 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
         }
     };
     runtime.spawn(switch_on_signal(lua_wanted));
+    runtime.spawn(answer_hangup(Arc::clone(&exchange)));
     if let Some(url) = config.gateway.status_url.clone() {
         runtime.spawn(status::ask(url, Arc::clone(&exchange), status));
     }
@@ -107,6 +108,15 @@ async fn switch_on_signal(lua_wanted: Arc<AtomicBool>) {
     let Ok(mut switch) = signal(SignalKind::user_defined2()) else { return };
     while switch.recv().await.is_some() {
         lua_wanted.fetch_xor(true, Ordering::Relaxed);
+    }
+}
+
+/// SIGHUP asks others to read their configuration anew: it must not end us.
+async fn answer_hangup(exchange: Arc<Exchange>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        exchange.say("SIGHUP: this version takes a new configuration only when it is restarted".to_owned());
     }
 }
 

@@ -104,6 +104,18 @@ fn figures(summary: &Summary) -> Figures {
     }
 }
 
+/// A binary's layout in words.
+pub fn layout(watched: &[Option<Watched>], id: u16) -> Layout {
+    match watched.get(usize::from(id)).and_then(Option::as_ref) {
+        Some(watched) => Layout {
+            version: watched.binary.version.clone(),
+            source: watched.describe(),
+            proven: watched.is_proven(),
+        },
+        None => Layout { version: String::new(), source: "no longer run".to_owned(), proven: false },
+    }
+}
+
 /// What a picture is taken of.
 pub struct Scene<'a> {
     /// The nginx probe.
@@ -127,14 +139,7 @@ pub struct Scene<'a> {
 /// Everything, now.
 pub fn snapshot(scene: Scene<'_>) -> Snapshot {
     let Scene { probe, processes, fleet, traffic, ledger, window, watched, clock_offset } = scene;
-    let describe = |layout: u16| match watched.get(usize::from(layout)).and_then(Option::as_ref) {
-        Some(watched) => Layout {
-            version: watched.binary.version.clone(),
-            source: watched.describe(),
-            proven: watched.is_proven(),
-        },
-        None => Layout { version: String::new(), source: "no longer run".to_owned(), proven: false },
-    };
+    let describe = |id: u16| layout(watched, id);
     let coarse_starts = fleet.sums(probe).iter().map(|sums| sums.start_dropped).sum();
     let programs =
         probe.run_times().into_iter().chain(processes.map(ProcessProbe::run_times).unwrap_or_default());
@@ -148,6 +153,6 @@ pub fn snapshot(scene: Scene<'_>) -> Snapshot {
         coarse_starts,
         programs: programs.map(|(name, run_ns, runs)| Program { name, run_ns, runs }).collect(),
         agent: cost::read(),
-        statistics: window.statistics().clone(),
+        statistics: Statistics { all: row(String::new(), traffic.all()), ..window.statistics().clone() },
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs::File,
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -28,6 +30,9 @@ pub enum Finding {
     Binary {
         /// What it is.
         binary: Arc<Binary>,
+        /// The file, held open: the process may be gone before the probes stand (nginx leaves its first behind when
+        /// it turns into a daemon).
+        file: File,
         /// A process that runs it.
         process: GatewayProcess,
     },
@@ -46,7 +51,7 @@ pub enum Finding {
 
 /// The hot loop's end of the watcher.
 pub struct Watcher {
-    hints: SyncSender<u32>,
+    hints: SyncSender<Hint>,
     findings: Receiver<Finding>,
 }
 
@@ -81,7 +86,11 @@ impl Watcher {
             }
             loop {
                 let more = match hinted.recv_timeout(SCAN) {
-                    Ok(pid) => search.look_at(pid),
+                    Ok(Hint::Began(pid)) => search.look_at(pid),
+                    Ok(Hint::Forget(key)) => {
+                        search.binaries.remove(&key);
+                        Vec::new()
+                    }
                     Err(RecvTimeoutError::Timeout) => search.scan(),
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
@@ -95,13 +104,24 @@ impl Watcher {
 
     /// A process has begun to run a program. A hint that finds no room is made good by the next scan.
     pub fn hint(&self, pid: u32) {
-        let _room = self.hints.try_send(pid);
+        let _room = self.hints.try_send(Hint::Began(pid));
+    }
+
+    /// A binary could not be attached to: it is to be found again.
+    pub fn forget(&self, key: FileKey) {
+        let _room = self.hints.try_send(Hint::Forget(key));
     }
 
     /// The next finding, if there is one.
     pub fn next(&self) -> Option<Finding> {
         self.findings.try_recv().ok()
     }
+}
+
+enum Hint {
+    /// A process runs a new program.
+    Began(u32),
+    Forget(FileKey),
 }
 
 /// One binary, by its file.
@@ -152,7 +172,7 @@ impl Search {
         let key = match FileKey::of(&exe) {
             Ok(key) => key,
             // Between its end and its parent's notice a process has no file: not worth a word.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(source) => {
                 // Without a file there is no key to remember it by: the process number serves.
                 let key = FileKey { device: 0, inode: u64::from(process.pid) };
@@ -164,11 +184,20 @@ impl Search {
         if self.binaries.contains_key(&key) {
             return None;
         }
+        let file = File::open(&exe).ok()?;
         let inspected = Binary::inspect(&exe, &self.settings.debug_dir);
         self.binaries.insert(key, Known { watched: inspected.is_ok(), missed: 0 });
         Some(match inspected {
-            Ok(binary) => Finding::Binary { binary: Arc::new(binary), process },
-            Err(error) => Finding::Unwatchable { process, error },
+            Ok(binary) => Finding::Binary { binary: Arc::new(binary), file, process },
+            Err(error) => {
+                if matches!(&error, BinaryError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
+                {
+                    // Gone while it was looked at: its next process is looked at again.
+                    self.binaries.remove(&key);
+                    return None;
+                }
+                Finding::Unwatchable { process, error }
+            }
         })
     }
 }
