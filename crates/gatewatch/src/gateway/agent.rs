@@ -153,6 +153,7 @@ impl Agent {
             self.tick(now);
         }
         if self.exchange.turn(now) {
+            self.calibrate();
             let mut snapshot = publish::snapshot(publish::Scene {
                 probe: &self.probe,
                 processes: self.processes.as_ref(),
@@ -330,14 +331,7 @@ impl Agent {
         self.next_tick_ns = now + TICK_NS;
         self.folding.clock_offset = clock::offset();
         self.bury(looks_at_all);
-        // A worker that has begun requests and ended none is in the table without a record.
-        for (row, worker) in self.probe.workers() {
-            if !self.folding.fleet.has(row) {
-                self.folding.join(row, &worker, &self.watched);
-            }
-        }
-        let watched = &self.watched;
-        self.folding.fleet.calibrate(&self.probe, |layout| publish::layout(watched, layout));
+        self.calibrate();
         let sums = self.folding.fleet.sums(&self.probe);
         let ledger = &mut self.folding.ledger;
         ledger.set(Stage::Capture, "not_yet_watched", self.folding.fleet.missed());
@@ -354,6 +348,18 @@ impl Agent {
         if self.window.is_over(now) {
             self.say_statistics(now);
         }
+    }
+
+    /// Compares our counts with the gateways' own.
+    fn calibrate(&mut self) {
+        // A worker that has begun requests and ended none is in the table without a record.
+        for (row, worker) in self.probe.workers() {
+            if !self.folding.fleet.has(row) {
+                self.folding.join(row, &worker, &self.watched);
+            }
+        }
+        let watched = &self.watched;
+        self.folding.fleet.calibrate(&self.probe, |layout| publish::layout(watched, layout));
     }
 
     fn say_statistics(&mut self, now: u64) {

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use gatewatch_capture::nginx::{NginxProbe, Overflow, Worker};
+use gatewatch_capture::{
+    clock,
+    nginx::{NginxProbe, Overflow, Worker},
+};
 use gatewatch_event::request::LUA_PHASES;
 use gatewatch_export::snapshot;
 use gatewatch_target::{
@@ -14,6 +17,8 @@ use gatewatch_target::{
 /// Readings at which a quiet moment is waited for.
 const PATIENCE: u32 = 40;
 
+/// How long the counts have to stand still to be at rest: a worker that is kept from running goes on sooner.
+const REST_NS: u64 = 200_000_000;
 /// Names of masters kept.
 const NAMES_MAX: usize = 256;
 
@@ -59,8 +64,8 @@ pub struct Instance {
     /// What the gateway had counted when the probes' own count stood at 0, once it is known.
     base: Option<Base>,
     base_tries: u32,
-    /// The gateway's count and ours, when they were looked at last.
-    last_moment: Option<(i128, u64)>,
+    /// The gateway's count and ours, when they were looked at last, and since when they have not moved.
+    last_moment: Option<((i128, u64), u64)>,
 }
 
 #[derive(Debug)]
@@ -472,11 +477,14 @@ impl Instance {
         let (low, high) = (before.ended + before.died, after.ended + after.died);
         let moment = (ended, high);
         let still = reading.settled && high == low;
-        // Nothing has moved since the last look either: no request is on its way between the two counts.
-        let quiet = learn && proven && still && self.last_moment == Some(moment);
-        if learn {
-            self.last_moment = Some(moment);
-        }
+        // Nothing has moved for a while: no request is on its way between the two counts.
+        let now = clock::monotonic();
+        let since = match self.last_moment {
+            Some((last, since)) if last == moment => since,
+            _ => now,
+        };
+        self.last_moment = Some((moment, since));
+        let quiet = learn && proven && still && now - since >= REST_NS;
         let Some(base) = &mut self.base else {
             if !learn {
                 return None;
