@@ -19,7 +19,7 @@ use gatewatch_event::request::{Request, Try};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use lines::{More, RequestLine, StatisticsLine};
+use lines::{More, RequestLine, StatisticsLine, lua_ns};
 
 pub(crate) use lines::FiguresLine;
 
@@ -214,7 +214,10 @@ impl Log {
         ));
         if self.writes(Level::Debug) {
             let rest = serde_json::to_string(&More::new(request, details)).unwrap_or_default();
-            self.text(format_args!("{time} debug {}", Plain(&rest)));
+            let lua = lua_ns(request);
+            let lua =
+                if lua.is_empty() { String::new() } else { serde_json::to_string(&lua).unwrap_or_default() };
+            self.text(format_args!("{time} debug {} {}", Plain(&rest), Plain(&lua)));
         }
     }
 

@@ -49,6 +49,11 @@ pub(super) struct RequestLine<'a> {
     more: Option<More<'a>>,
 }
 
+/// Nanoseconds of the Lua phases that took any.
+pub(super) fn lua_ns(request: &Request<'_>) -> BTreeMap<&'static str, u64> {
+    LUA_PHASES.into_iter().zip(request.lua_ns).filter(|(_, ns)| *ns > 0).collect()
+}
+
 /// What `debug` adds.
 #[derive(Serialize)]
 pub(super) struct More<'a> {
@@ -106,7 +111,7 @@ impl<'a> RequestLine<'a> {
             upstream_tries: last.map(|_| request.tries),
             upstream_ms: request.upstream_ms(),
             upstream_first_byte_ms: request.upstream_header_ms(),
-            lua_ns: LUA_PHASES.into_iter().zip(request.lua_ns).filter(|(_, ns)| *ns > 0).collect(),
+            lua_ns: lua_ns(request),
             cut: request.cut.any(),
             more: more.then(|| More::new(request, details)),
         }
