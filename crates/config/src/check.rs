@@ -112,6 +112,12 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
     to.range("capture.max_workers", &capture.max_workers, 1..=4096);
     to.power_of_two("capture.starts_per_worker", capture.starts_per_worker.into());
     to.range("capture.starts_per_worker", &capture.starts_per_worker, 64..=65_536);
+    let network = &config.network;
+    to.range("network.max_connections", &network.max_connections, 1024..=4 << 20);
+    to.duration("network.idle", network.idle, Duration::from_secs(1)..=hours(1));
+    if !network.pin_dir.is_absolute() {
+        to.add("network.pin_dir", "give an absolute path in a BPF file system, e.g. /sys/fs/bpf/gatewatch");
+    }
     to.range("paths.max_groups", &config.paths.max_groups, 10..=100_000);
     check_templates(&mut to, &config.paths.templates);
     to.range("series.max", &config.series.max, 100..=1_000_000);

@@ -21,9 +21,9 @@ use std::path::Path;
 pub use check::MAX_MASK_PATTERNS;
 pub use error::{ConfigError, Place, Problem};
 pub use model::{
-    Alerts, Capture, Config, Detail, DomainAnalysis, Filter, Gateway, InstanceName, Listen, Log, LogLevel,
-    Mask, Metrics, Monitoring, PathAnalysis, Paths, Protocol, Routing, RoutingRule, Series, Stats,
-    StatusRange, Thresholds,
+    Alerts, Capture, Config, Detail, DomainAnalysis, Filter, Gateway, Ingress, InstanceName, Listen, Log,
+    LogLevel, Mask, Metrics, Monitoring, Network, PathAnalysis, Paths, Protocol, Routing, RoutingRule,
+    Series, Stats, StatusRange, Thresholds,
 };
 pub use yaml::MAX_FILE_BYTES;
 

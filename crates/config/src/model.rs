@@ -28,6 +28,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// Sizes of the kernel side.
     pub capture: Capture,
+    /// Packets and connections.
+    pub network: Network,
     /// How paths are grouped.
     pub paths: Paths,
     /// Bounds on time series.
@@ -300,6 +302,53 @@ impl Default for Capture {
     fn default() -> Self {
         Self { ring_bytes: 4 << 20, max_workers: 64, starts_per_worker: 4096 }
     }
+}
+
+/// `network`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Off: no packet and no connection is watched.
+    pub enabled: bool,
+    /// Where packets that come in are counted.
+    pub ingress: Ingress,
+    /// Connections accounted for at once; past it the one unused longest is evicted. 1,024 to 4,194,304.
+    pub max_connections: u32,
+    /// How long a flow without a close of its own (UDP and others) may be silent before it has ended; 1s to 1h.
+    #[serde(with = "units::duration")]
+    pub idle: Duration,
+    /// Tell protocols by the first bytes of each connection.
+    pub protocols: bool,
+    /// Directory in a BPF file system where maps and links are kept, so that counting outlives the watcher.
+    pub pin_dir: PathBuf,
+    /// Off: nothing is pinned, and counting ends with the watcher.
+    pub pin: bool,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ingress: Ingress::Auto,
+            max_connections: 65_536,
+            idle: Duration::from_secs(30),
+            protocols: true,
+            pin_dir: PathBuf::from("/sys/fs/bpf/gatewatch"),
+            pin: true,
+        }
+    }
+}
+
+/// Where packets that come in are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ingress {
+    /// XDP where it changes nothing for the traffic, else TC.
+    Auto,
+    /// XDP: in the driver where it can, else the kernel's generic one.
+    Xdp,
+    /// TC.
+    Tc,
 }
 
 /// `paths`
