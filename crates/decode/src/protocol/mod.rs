@@ -155,7 +155,7 @@ impl Recogniser {
             Direction::BToA => (false, false),
         };
         self.usual = by_ports(transport, ports, roles_known);
-        if bytes.is_empty() || wire_len == 0 {
+        if bytes.is_empty() {
             return;
         }
         let on_the_wire = wire_len.max(bytes.len());
