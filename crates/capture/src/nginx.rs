@@ -78,6 +78,7 @@ pub struct Sites {
 #[derive(Debug)]
 pub struct Attachment {
     _links: Vec<Link>,
+    start: Option<Link>,
 }
 
 /// Names a layout given to [`NginxProbe::set_layout`]; one for each binary.
@@ -251,13 +252,33 @@ impl NginxProbe {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach(&self, binary: &Path, sites: Sites, layout: LayoutId) -> Result<Attachment, CaptureError> {
-        let mut links = Vec::new();
         // The end first: a request that is seen to start but not to end would look as if it were in flight.
-        links.push(self.attach_one(&self.skel.progs.nginx_request_end, binary, sites.end, layout)?);
-        if let Some(start) = sites.start {
-            links.push(self.attach_one(&self.skel.progs.nginx_request_start, binary, start, layout)?);
+        let end = self.attach_one(&self.skel.progs.nginx_request_end, binary, sites.end, layout)?;
+        let mut attachment = Attachment { _links: vec![end], start: None };
+        self.set_start(&mut attachment, binary, sites.start, layout)?;
+        Ok(attachment)
+    }
+
+    /// Probes the start of requests too, or no longer. The probe that counts them, at their end, stays all the while.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_start(
+        &self,
+        attachment: &mut Attachment,
+        binary: &Path,
+        start: Option<u64>,
+        layout: LayoutId,
+    ) -> Result<(), CaptureError> {
+        match start {
+            None => attachment.start = None,
+            Some(_) if attachment.start.is_some() => {}
+            Some(start) => {
+                let program = &self.skel.progs.nginx_request_start;
+                attachment.start = Some(self.attach_one(program, binary, start, layout)?);
+            }
         }
-        Ok(Attachment { _links: links })
+        Ok(())
     }
 
     /// Probes the Lua phases of every process that runs `module`: an entry and a return probe a function.
@@ -273,7 +294,7 @@ impl NginxProbe {
             links.push(self.attach_probe(&progs.nginx_lua_enter, module, site.offset, cookie, false)?);
         }
         self.set_lua_attached(true);
-        Ok(Attachment { _links: links })
+        Ok(Attachment { _links: links, start: None })
     }
 
     /// Whether records carry the times of Lua phases. Switch it off when the last attachment is gone.
@@ -364,7 +385,7 @@ impl NginxProbe {
         rows.ok().flatten().map_or(0, |rows| rows.iter().map(sum).sum())
     }
 
-    /// Gives the row of a dead worker back. Read its counters first.
+    /// Gives the row of a worker back that is dead, or no longer probed. Read its counters first.
     ///
     /// # Errors
     /// When a map cannot be written.
