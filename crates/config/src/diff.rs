@@ -78,10 +78,8 @@ fn entries(key: &str, before: &[Value], after: &[Value], changes: &mut Vec<Chang
     let same = before.iter().zip(after).take_while(|(old, new)| old == new).count();
     let (old, new) = (before.get(same..).unwrap_or(&[]), after.get(same..).unwrap_or(&[]));
     let behind = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
-    let (old, new) = (
-        old.get(..old.len() - behind).unwrap_or(&[]),
-        new.get(..new.len() - behind).unwrap_or(&[]),
-    );
+    let (old, new) =
+        (old.get(..old.len() - behind).unwrap_or(&[]), new.get(..new.len() - behind).unwrap_or(&[]));
     for index in 0..old.len().max(new.len()) {
         let key = format!("{key}[{}]", same + index);
         match (old.get(index), new.get(index)) {

@@ -155,7 +155,11 @@ impl Collector for View {
         .one_counter(self.0.coarse_starts)?;
         reloads(
             &self.0,
-            counter(encoder, "gatewatch_config_reloads", "New configurations while running, by what became of them.")?,
+            counter(
+                encoder,
+                "gatewatch_config_reloads",
+                "New configurations while running, by what became of them.",
+            )?,
         )?;
         counter(encoder, "gatewatch_agent_cpu_seconds", "CPU time of this process.")?
             .one_counter(seconds(self.0.agent.cpu_ns))?;

@@ -49,10 +49,7 @@ fn entries_of_lists() {
     };
     let (a, b, c) = (("/a", "a"), ("/b", "b"), ("/c", "c"));
     let all = rules(&[a, b, c]);
-    assert_eq!(
-        told(&all, &rules(&[a, b, ("/c", "z")])),
-        ["`routing.rules[2].service`: c → z"]
-    );
+    assert_eq!(told(&all, &rules(&[a, b, ("/c", "z")])), ["`routing.rules[2].service`: c → z"]);
     assert_eq!(
         told(&rules(&[b, c]), &all),
         ["`routing.rules[0]`: unset → {path: /a, priority: 0, service: a}"]
@@ -63,10 +60,7 @@ fn entries_of_lists() {
     );
     assert_eq!(told(&rules(&[a, b]), &rules(&[b, a])).len(), 4, "two entries, two keys each");
     assert_eq!(
-        told(
-            "monitoring: { filters: [{ port: 80 }] }",
-            "monitoring: { filters: [{ method: GET }] }"
-        ),
+        told("monitoring: { filters: [{ port: 80 }] }", "monitoring: { filters: [{ method: GET }] }"),
         ["`monitoring.filters[0].method`: unset → [GET]", "`monitoring.filters[0].port`: [80] → unset"]
     );
 }

@@ -92,6 +92,13 @@ impl LuaProbes {
         said
     }
 
+    /// Detaches everywhere; what is wanted stays wanted.
+    pub fn let_go(&mut self, probe: &mut NginxProbe) {
+        self.attached.clear();
+        self.looks.clear();
+        probe.set_lua_attached(false);
+    }
+
     /// The class's cost so far, while it is attached and requests come.
     pub fn cost(&mut self, probe: &NginxProbe, requests: u64, calls: u64) -> Option<String> {
         let before = std::mem::replace(&mut self.requests_before, requests);

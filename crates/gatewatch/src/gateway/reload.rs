@@ -58,7 +58,11 @@ impl Ask {
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start(source: Source, known: Option<Vec<u8>>, config: Arc<Config>) -> io::Result<(Ask, Receiver<News>)> {
+pub fn start(
+    source: Source,
+    known: Option<Vec<u8>>,
+    config: Arc<Config>,
+) -> io::Result<(Ask, Receiver<News>)> {
     let (ask, asked) = mpsc::sync_channel(1);
     let (tell, news) = mpsc::channel();
     if let (Some(path), Some(known)) = (source.file.clone(), known) {
@@ -239,7 +243,6 @@ impl Reader {
         prepared.map(Some).map_err(|error| lines(format!("{error:#}")))
     }
 }
-
 
 #[cfg(test)]
 mod tests;
