@@ -74,11 +74,18 @@ pub struct Sites {
     pub end: u64,
 }
 
-/// A binary being probed; detached when dropped.
+/// A binary being probed; detached when dropped, for which the kernel may take a fifth of a second a probe.
 #[derive(Debug)]
 pub struct Attachment {
     _links: Vec<Link>,
     start: Option<Link>,
+}
+
+impl Attachment {
+    /// Leaves the probe that counts requests, at their end; the one at their start, to be detached.
+    pub fn split_start(&mut self) -> Option<Self> {
+        self.start.take().map(|start| Self { _links: vec![start], start: None })
+    }
 }
 
 /// Names a layout given to [`NginxProbe::set_layout`]; one for each binary.
@@ -255,28 +262,26 @@ impl NginxProbe {
         // The end first: a request that is seen to start but not to end would look as if it were in flight.
         let end = self.attach_one(&self.skel.progs.nginx_request_end, binary, sites.end, layout)?;
         let mut attachment = Attachment { _links: vec![end], start: None };
-        self.set_start(&mut attachment, binary, sites.start, layout)?;
+        if let Some(start) = sites.start {
+            self.attach_start(&mut attachment, binary, start, layout)?;
+        }
         Ok(attachment)
     }
 
-    /// Probes the start of requests too, or no longer. The probe that counts them, at their end, stays all the while.
+    /// Probes the start of requests too, unless it is probed already.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn set_start(
+    pub fn attach_start(
         &self,
         attachment: &mut Attachment,
         binary: &Path,
-        start: Option<u64>,
+        start: u64,
         layout: LayoutId,
     ) -> Result<(), CaptureError> {
-        match start {
-            None => attachment.start = None,
-            Some(_) if attachment.start.is_some() => {}
-            Some(start) => {
-                let program = &self.skel.progs.nginx_request_start;
-                attachment.start = Some(self.attach_one(program, binary, start, layout)?);
-            }
+        if attachment.start.is_none() {
+            let program = &self.skel.progs.nginx_request_start;
+            attachment.start = Some(self.attach_one(program, binary, start, layout)?);
         }
         Ok(())
     }

@@ -236,7 +236,7 @@ fn filters() {
     let coverage: Vec<f64> =
         metrics.select("gatewatch_capture_coverage_ratio", &[]).map(|s| s.value).collect();
     assert_eq!(coverage, [1.0], "what is left out on purpose is not missing");
-    assert_eq!(agent.requests_count(), 2, "no line either");
+    assert_eq!(agent.wait_requests(2).len(), 2, "no line either");
 
     file.apply(&agent, "monitoring: { filters: [{ network: 10.0.0.0/8 }] }");
     ask(&gateway, "x.a.org", "/1");

@@ -39,6 +39,7 @@ use super::{
     prepared::Prepared,
     proof::{self, Watched},
     publish,
+    reaper::Reaper,
     reload::News,
     status,
     watch::{self, Finding, Watcher},
@@ -78,6 +79,11 @@ pub struct Agent {
     news: Receiver<News>,
     live: Arc<Live>,
     reloads: Reloads,
+    reaper: Reaper,
+    /// Probes are being ended: what waits for it is done then.
+    ending: bool,
+    /// Found while its probes of before were being ended.
+    postponed: Vec<(Arc<Binary>, File, GatewayProcess)>,
     /// Binaries that the watcher before this one found, and this one has not yet.
     unconfirmed: HashSet<FileKey>,
 }
@@ -172,6 +178,9 @@ impl Agent {
             news,
             live,
             reloads: Reloads { last_applied_ns: now, ..Reloads::default() },
+            reaper: Reaper::start().context("cannot start")?,
+            ending: false,
+            postponed: Vec::new(),
             unconfirmed: HashSet::new(),
         })
     }
@@ -180,6 +189,7 @@ impl Agent {
     pub fn turn(&mut self) {
         let read = self.drain();
         self.take_news();
+        self.settle();
         self.follow();
         let now = clock::monotonic();
         if now >= self.next_tick_ns {
@@ -308,13 +318,17 @@ impl Agent {
                 }
             }
         }
-        self.exchange.set_ready(self.watched.iter().any(Option::is_some));
+        self.exchange.set_ready(self.watched.iter().flatten().any(|watched| !watched.is_detached()));
     }
 
     fn attach(&mut self, binary: &Arc<Binary>, file: File, process: &GatewayProcess) {
         self.unconfirmed.remove(&binary.key);
         let known = self.watched.iter_mut().flatten().find(|watched| watched.binary.key == binary.key);
         if let Some(known) = known {
+            if known.is_detached() {
+                self.postponed.push((Arc::clone(binary), file, process.clone()));
+                return;
+            }
             // Found anew by another watcher, which may know of other debug files.
             if known.is_refused() {
                 known.retry(Arc::clone(binary));
@@ -385,7 +399,8 @@ impl Agent {
         let requests = self.folding.traffic.all().requests();
         let pids = self.folding.fleet.pids();
         let calls = sums.iter().map(Sums::lua_calls).sum();
-        for (level, text) in self.lua.tick(&mut self.probe, &self.folding.root, &pids, requests, calls) {
+        let Self { lua, probe, reaper, folding, .. } = self;
+        for (level, text) in lua.tick(probe, reaper, &folding.root, &pids, requests, calls) {
             self.folding.say(level, &text);
         }
         for warning in self.exchange.warnings() {

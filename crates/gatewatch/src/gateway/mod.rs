@@ -10,6 +10,7 @@ mod memo;
 mod prepared;
 pub mod proof;
 mod publish;
+mod reaper;
 mod reload;
 mod status;
 mod watch;

@@ -56,7 +56,7 @@ pub struct Watched {
     pub binary: Arc<Binary>,
     /// Its file, held open: the processes that run it may come and go.
     file: File,
-    /// Its probes; `None`: detached, and its last records are being read.
+    /// Its probes; `None`: they are being ended, and its last records read.
     attachment: Option<Attachment>,
     candidate: usize,
     state: State,
@@ -93,12 +93,12 @@ impl Watched {
         self.attachment.as_mut().map(|attachment| (path, attachment))
     }
 
-    /// Ends its probes; records of it may still be waiting.
-    pub fn detach(&mut self) {
-        self.attachment = None;
+    /// Its probes, to be ended; records of it may still come.
+    pub fn detach(&mut self) -> Option<Attachment> {
+        self.attachment.take()
     }
 
-    /// Its probes have been ended.
+    /// Its probes have ended or are about to.
     pub fn is_detached(&self) -> bool {
         self.attachment.is_none()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use gatewatch_capture::clock;
+use gatewatch_capture::{clock, nginx::Attachment};
 use gatewatch_config::{Change, Config, Detail};
 use gatewatch_export::log::{self, Level};
 use gatewatch_insight::ledger::Stage;
@@ -100,11 +100,44 @@ impl Agent {
     fn set_detail(&mut self, detail: Detail) {
         self.lean = detail == Detail::Lean;
         self.folding.fleet.set_counts_starts(!self.lean);
+        if self.lean {
+            let mut starts = Vec::new();
+            for watched in self.watched.iter_mut().flatten() {
+                starts.extend(watched.attachment().and_then(|(_, attachment)| attachment.split_start()));
+            }
+            self.end(starts);
+        } else {
+            // Probes of before may still be about to end: two of them would note each start twice.
+            self.ending = true;
+        }
+    }
+
+    fn end(&mut self, attachments: Vec<Attachment>) {
+        self.reaper.end(attachments);
+        self.ending = true;
+    }
+
+    /// What had to wait until probes have ended.
+    pub(super) fn settle(&mut self) {
+        if !self.ending || !self.reaper.is_done() {
+            return;
+        }
+        self.ending = false;
+        self.take_leave();
+        for (binary, file, process) in std::mem::take(&mut self.postponed) {
+            self.attach(&binary, file, &process);
+        }
+        if !self.lean {
+            self.probe_starts();
+        }
+    }
+
+    fn probe_starts(&mut self) {
         for (id, watched) in (0u16..).zip(&mut self.watched) {
             let Some(watched) = watched else { continue };
-            let start = watched.binary.functions.get(START).copied().filter(|_| !self.lean);
+            let Some(start) = watched.binary.functions.get(START).copied() else { continue };
             let Some((path, attachment)) = watched.attachment() else { continue };
-            if let Err(error) = self.probe.set_start(attachment, &path, start, id) {
+            if let Err(error) = self.probe.attach_start(attachment, &path, start, id) {
                 self.folding.say(Level::Error, &error.to_string());
             }
         }
@@ -126,7 +159,8 @@ impl Agent {
         match (before.monitoring.enabled, config.monitoring.enabled) {
             (_, false) => {
                 self.unconfirmed.clear();
-                self.lua.let_go(&mut self.probe);
+                self.postponed.clear();
+                self.lua.let_go(&mut self.probe, &mut self.reaper);
                 self.let_go(|_| true);
                 self.folding.fleet.set_off(true);
                 self.folding.say(Level::Warn, "no gateway is watched any more; what they serve meanwhile is counted as lost by their own counts, where those can be read");
@@ -154,22 +188,33 @@ impl Agent {
         }
     }
 
-    /// Detaches from some binaries; their layouts' numbers. What they have handed over is reported, what their
-    /// workers counted is kept, and their rows are free: a row that went on would hold starts whose end nobody sees.
+    /// Begins to detach from some binaries; their layouts' numbers.
     pub(super) fn let_go(&mut self, which: impl Fn(&Watched) -> bool) -> Vec<u16> {
-        let mut layouts = Vec::new();
+        let (mut layouts, mut attachments) = (Vec::new(), Vec::new());
         for (id, watched) in (0u16..).zip(&mut self.watched) {
-            if let Some(watched) = watched.as_mut().filter(|watched| which(watched)) {
-                watched.detach();
+            if let Some(watched) = watched.as_mut().filter(|watched| which(watched))
+                && let Some(attachment) = watched.detach()
+            {
+                attachments.push(attachment);
                 layouts.push(id);
             }
         }
-        if layouts.is_empty() {
-            return layouts;
+        if !attachments.is_empty() {
+            self.end(attachments);
+        }
+        layouts
+    }
+
+    /// Binaries whose probes have ended: what they have handed over is reported, what their workers counted is kept,
+    /// and their rows are free. A row that went on would hold starts whose end nobody saw.
+    fn take_leave(&mut self) {
+        if !self.watched.iter().flatten().any(Watched::is_detached) {
+            return;
         }
         while self.drain() > 0 {}
         for (row, worker) in self.probe.workers() {
-            if !u16::try_from(worker.layout).is_ok_and(|layout| layouts.contains(&layout)) {
+            let layout = usize::try_from(worker.layout).unwrap_or(usize::MAX);
+            if !self.watched.get(layout).and_then(Option::as_ref).is_some_and(Watched::is_detached) {
                 continue;
             }
             if !self.folding.fleet.has(row) {
@@ -186,6 +231,5 @@ impl Agent {
                 self.folding.ledger.lose(Stage::Decode, "layout_unproven", watched.held());
             }
         }
-        layouts
     }
 }
