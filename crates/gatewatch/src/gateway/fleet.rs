@@ -640,7 +640,7 @@ impl Instance {
             // No rest yet: what is sure already.
             self.miss(ahead - i128::from(SLACK_BUSY));
         }
-        let Some(base) = self.base else { return None };
+        let base = self.base?;
         // Fewer than ours: the last moments of a master that is gone were not read. A few more: a request is on its
         // way between the two counts.
         let way = if quiet { 0 } else { SLACK.max(base.slack) };
