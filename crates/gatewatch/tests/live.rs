@@ -493,11 +493,13 @@ fn refused_once() {
 fn detail_names_and_processes() {
     let _turn = Turn::shared();
     let name = "gw-live-names";
-    let gateway = Setup::new(name, GATEWAY).start();
     let config = |more: &str| format!("gateway: {{ process_name: '{name}', {more} }}");
     let mut file = File::new(&config(""));
     // Without the variable: it would stand over the file.
-    let agent = AgentSetup::new("").args(&["--config", file.path().to_str().unwrap()]).watch();
+    let agent = AgentSetup::new("").args(&["--config", file.path().to_str().unwrap()]).start();
+    // It begins under the agent's eyes: then its own count is known from the first request on.
+    let gateway = Setup::new(name, GATEWAY).start();
+    agent.wait_ready();
     let mut sent = 0;
     let mut ask = |n: u64| {
         (0..n).for_each(|_| ask(&gateway, "test", "/x"));
@@ -533,4 +535,20 @@ fn detail_names_and_processes() {
     std::thread::sleep(Duration::from_millis(600));
     let metrics = agent.metrics();
     assert_eq!((metrics.reported(), metrics.lost()), (sent, 0), "{}", metrics.brief());
+}
+
+/// A status page that is none is told of, once, although it is asked for again and again.
+#[test]
+fn a_status_url_of_no_use() {
+    let _turn = Turn::shared();
+    let name = "gw-live-status";
+    let gateway = Setup::new(name, GATEWAY).start();
+    let mut file = File::new("{}");
+    let agent = watch(name, &file, &[]);
+    file.apply(&agent, &format!("gateway: {{ status_url: '{}' }}", gateway.url("/missing")));
+    agent.wait_said("gateway.status_url is of no use now: it answers 404");
+    let asked = || agent.requests().iter().filter(|line| line.str("path") == "/missing").count();
+    wait_until(SOON * 2, "it is asked for again", || asked() >= 2);
+    let told = agent.lines().iter().filter(|line| line.raw.contains("is of no use now")).count();
+    assert_eq!(told, 1, "{}", agent.stdout());
 }

@@ -7,7 +7,7 @@ use gatewatch_insight::{
 };
 
 use super::*;
-use crate::snapshot::{Agent, Gateway, Program};
+use crate::snapshot::{Agent, Gateway, Program, Reloads};
 
 type LabelSet = BTreeMap<String, String>;
 
@@ -164,6 +164,7 @@ fn snapshot() -> Snapshot {
         folded: Folded { hosts: 1, paths: 2, endpoints: 3 },
         coarse_starts: 9,
         programs: vec![Program { name: "nginx_request_end", run_ns: 1_500_000_000, runs: 8 }],
+        reloads: Reloads { applied: 4, refused: 5, unchanged: 6, last_applied_ns: 1_700_000_000_500_000_000 },
         agent: Agent { cpu_ns: 2_500_000_000, resident_bytes: 1 << 40 },
         ..Snapshot::default()
     };

@@ -69,6 +69,8 @@ pub struct Instance {
     /// What the gateway had counted when the probes' own count stood at 0, once it is known.
     base: Option<Base>,
     base_tries: u32,
+    /// It was none of ours for a while.
+    abandoned: bool,
     /// The gateway's count and ours, when they were looked at last, and since when they have not moved.
     last_moment: Option<((i128, u64), u64)>,
 }
@@ -381,6 +383,8 @@ impl Fleet {
             for source in instance.sources.drain(..) {
                 instance.carried += source.last.ended();
             }
+            // Should it come back, what it counts meanwhile is none of ours either.
+            (instance.abandoned, instance.base, instance.base_tries) = (true, None, 0);
         }
     }
 
@@ -559,7 +563,7 @@ impl Instance {
             return;
         }
         let Ok(counters) = Counters::open(root, master.pid, binary) else { return };
-        if !watched_from_birth {
+        if !watched_from_birth || self.abandoned {
             // It has counted before we watched: how much, a quiet moment will tell.
             (self.base, self.base_tries) = (None, 0);
         } else if self.sources.is_empty() && self.base.is_none() {

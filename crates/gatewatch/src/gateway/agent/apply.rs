@@ -149,6 +149,8 @@ impl Agent {
         let names = settings::process_names(config);
         self.known_names.clone_from(&names);
         self.folding.fleet.set_names(names);
+        // What is still a gateway's is found again.
+        self.postponed.clear();
         match Watcher::start(watch_settings(config, &self.folding.root)) {
             Ok(watcher) => self.watcher = watcher,
             Err(error) => {
@@ -159,7 +161,6 @@ impl Agent {
         match (before.monitoring.enabled, config.monitoring.enabled) {
             (_, false) => {
                 self.unconfirmed.clear();
-                self.postponed.clear();
                 self.lua.let_go(&mut self.probe, &mut self.reaper);
                 self.let_go(|_| true);
                 self.folding.fleet.set_off(true);
