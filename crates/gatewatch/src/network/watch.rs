@@ -35,12 +35,12 @@ use gatewatch_target::{
 };
 
 use super::{
-    Newest, Shared,
+    Shared,
     listing::{self, Sources},
     picture,
     wanted::Wanted,
 };
-use crate::settings;
+use crate::{gateway::live::Newest, settings};
 
 /// Samples are taken from their ring so often: at 3,000 new connections a second it fills in one.
 const NAP: Duration = Duration::from_millis(100);
