@@ -247,7 +247,9 @@ static __always_inline __u16 clamp16(__u64 value) {
 static __always_inline __u32 read_tries(struct scratch *s, const struct nginx_layout *layout, __u64 *peers) {
     struct nginx_record *record = &s->record;
     __u64 array = REQUEST(upstream_states);
-    __u32 size = layout->state_size;
+    /* Sizes and counts in 64 bits, all through: before 5.11 the verifier forgets the upper half of a product
+     * of 32-bit numbers, and then takes no comparison for a bound. */
+    __u64 size = layout->state_size;
     if (!array)
         return 0;
     if (size < 8 || size > STATE_SIZE_MAX)
@@ -257,15 +259,15 @@ static __always_inline __u32 read_tries(struct scratch *s, const struct nginx_la
     __u64 elements = *(__u64 *)s->array, count = *(__u64 *)(s->array + 8);
     if (!count)
         return 0;
-    __u32 told = count > NGINX_TRIES_MAX ? NGINX_TRIES_MAX : count;
+    __u64 told = count > NGINX_TRIES_MAX ? NGINX_TRIES_MAX : count;
     if (elements != array + ARRAY_HEAD || count > 1) {
-        __u32 bytes = told * size;
+        __u64 bytes = told * size;
         if (bytes > NGINX_TRIES_MAX * STATE_SIZE_MAX ||
             bpf_probe_read_user(s->array + ARRAY_HEAD, bytes, (void *)elements))
             goto unread;
     }
     record->tries = clamp16(count);
-    for (__u32 i = 0; i < NGINX_TRIES_MAX; i++) {
+    for (__u64 i = 0; i < NGINX_TRIES_MAX; i++) {
         if (i >= told)
             break;
         const __u8 *state = s->array + ARRAY_HEAD + i * size;
@@ -383,8 +385,12 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
         end = agent_at + agent.len;
     if (end > NGINX_STRETCH_MAX)
         end = NGINX_STRETCH_MAX;
+    /* The compiler knows the bound and would leave out the mask, which older kernels' verifiers want to see.
+     */
+    barrier_var(end);
+    end &= 0x7ff;
     __u32 at = from;
-    if (line && line_len && !bpf_probe_read_user(s->text + from, end & 0x7ff, (void *)line)) {
+    if (line && line_len && !bpf_probe_read_user(s->text + from, end, (void *)line)) {
         record->line_at = at;
         record->line_captured = line_len;
         at += end;
