@@ -4,7 +4,11 @@ use std::{env, error::Error, path::PathBuf};
 
 use libbpf_cargo::SkeletonBuilder;
 
-const PROBES: [&str; 2] = ["nginx", "process"];
+const PROBES: [&str; 4] = ["nginx", "process", "network", "connection"];
+
+/// What is in pinned maps, by the files that declare it.
+const LAYOUTS: [(&str, &str); 2] =
+    [("NETWORK_LAYOUT", "bpf/network.h"), ("CONNECTION_LAYOUT", "bpf/connection.h")];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=bpf");
@@ -18,6 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang-16".to_owned());
+    for (name, file) in LAYOUTS {
+        println!("cargo::rustc-env={name}={}", fnv(&std::fs::read(file)?));
+    }
     for probe in PROBES {
         let target = format!("-D__TARGET_ARCH_{target}");
         SkeletonBuilder::new()
@@ -30,4 +37,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             })?;
     }
     Ok(())
+}
+
+/// FNV-1a, 64 bits: the same for everybody who builds the same file.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

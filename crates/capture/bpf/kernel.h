@@ -53,3 +53,98 @@ struct task_struct {
     struct task_struct *group_leader;
     char comm[16];
 } RELOCATED;
+
+typedef struct {
+    struct net *net;
+} possible_net_t;
+
+struct net {
+    struct ns_common ns;
+} RELOCATED;
+
+struct net_device {
+    possible_net_t nd_net;
+    int ifindex;
+} RELOCATED;
+
+struct in6_addr_kernel {
+    __u8 bytes[16];
+};
+
+struct sock_common {
+    __be32 skc_daddr;
+    __be32 skc_rcv_saddr;
+    __be16 skc_dport;
+    __u16 skc_num;
+    unsigned short skc_family;
+    volatile unsigned char skc_state;
+    possible_net_t skc_net;
+    struct in6_addr_kernel skc_v6_daddr;
+    struct in6_addr_kernel skc_v6_rcv_saddr;
+} RELOCATED;
+
+struct kernfs_node {
+    __u64 id;
+} RELOCATED;
+
+struct cgroup {
+    struct kernfs_node *kn;
+} RELOCATED;
+
+struct sock_cgroup_data {
+    struct cgroup *cgroup;
+} RELOCATED;
+
+struct inode {
+    unsigned long i_ino;
+} RELOCATED;
+
+struct file {
+    struct inode *f_inode;
+} RELOCATED;
+
+struct socket {
+    struct file *file;
+} RELOCATED;
+
+struct dst_entry {
+    struct net_device *dev;
+} RELOCATED;
+
+struct sock {
+    struct sock_common __sk_common;
+    struct dst_entry *sk_dst_cache;
+    struct socket *sk_socket;
+    struct sock_cgroup_data sk_cgrp_data;
+    int sk_err;
+    __u32 sk_ack_backlog;
+    __u32 sk_max_ack_backlog;
+} RELOCATED;
+
+struct tcp_sock {
+    __u64 bytes_sent;
+    __u64 bytes_retrans;
+    __u64 bytes_received;
+    __u32 srtt_us;
+    __u32 total_retrans;
+} RELOCATED;
+
+struct sk_buff {
+    struct net_device *dev;
+    struct sock *sk;
+} RELOCATED;
+
+enum skb_drop_reason {
+    SKB_DROP_REASON_NOT_SPECIFIED = 2,
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+    struct seq_file *seq;
+} RELOCATED;
+
+struct bpf_iter__tcp {
+    struct bpf_iter_meta *meta;
+    struct sock_common *sk_common;
+} RELOCATED;

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 pub enum CaptureError {
     /// The kernel refused for want of a capability.
     #[error(
-        "cannot {action}: this process lacks {capability}. Give the process CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE (and CAP_SYS_ADMIN on kernels before 6.6), or run it as root"
+        "cannot {action}: this process lacks {capability}. Give the process CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE (for packets CAP_NET_ADMIN; and CAP_SYS_ADMIN on kernels before 6.6), or run it as root"
     )]
     Capability {
         /// What was tried.
@@ -45,6 +45,32 @@ pub enum CaptureError {
         path: PathBuf,
         /// libbpf's own words.
         source: libbpf_rs::Error,
+    },
+    /// There is no BPF file system to pin in.
+    #[error(
+        "{path} is not in a BPF file system: nothing can be pinned there. `gatewatch doctor --prepare` mounts one; network.pin: false does without"
+    )]
+    NoBpfFs {
+        /// Where pins were to be.
+        path: PathBuf,
+    },
+    /// A program could not be attached to an interface.
+    #[error("cannot attach to interface {interface}: {source}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// libbpf's own words.
+        source: libbpf_rs::Error,
+    },
+    /// All slots are taken.
+    #[error(
+        "interface {interface} is not watched: {slots} are already. Name those that matter in monitoring.filters"
+    )]
+    NoSlot {
+        /// Its name.
+        interface: String,
+        /// How many there are.
+        slots: u32,
     },
     /// A map could not be read or written.
     #[error("cannot {action}: {source}")]

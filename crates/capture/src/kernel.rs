@@ -29,6 +29,44 @@ pub fn has_cookies() -> bool {
     version() >= (5, 15)
 }
 
+/// Programs can be attached to interfaces by TCX links (Linux 6.6).
+#[must_use]
+pub fn has_tcx() -> bool {
+    version() >= (6, 6)
+}
+
+/// XDP programs can be attached by links (Linux 5.9) and read what does not lie in one piece (5.18).
+#[must_use]
+pub fn has_xdp() -> bool {
+    version() >= (5, 18)
+}
+
+/// Inode of this network namespace.
+#[must_use]
+pub fn network_namespace() -> u32 {
+    fs::metadata("/proc/self/ns/net").ok().and_then(|meta| u32::try_from(meta.st_ino()).ok()).unwrap_or(0)
+}
+
+/// A number of this network namespace that is never given again (Linux 5.14); 0 where the kernel has none.
+#[must_use]
+pub fn network_namespace_cookie() -> u64 {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let Ok(socket) = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)) else { return 0 };
+    let mut cookie = 0u64;
+    let mut len = 8;
+    // SAFETY: the descriptor is open; `cookie` is writable for the `len` bytes told.
+    let failed = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if failed == 0 { cookie } else { 0 }
+}
+
 /// Inode of the pid namespace this process is in; what its `/proc` numbers processes by.
 #[must_use]
 pub fn pid_namespace() -> u32 {
@@ -47,6 +85,7 @@ pub fn lockdown() -> Option<String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Capability {
+    NetAdmin = 12,
     SysPtrace = 19,
     SysAdmin = 21,
     Perfmon = 38,
@@ -58,6 +97,7 @@ impl Capability {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",

@@ -3,13 +3,20 @@
 //! The only crate with `unsafe`. A probe is a pair of files with one stem: `bpf/x.bpf.c`, `src/x.rs`. Record
 //! layouts are declared once, in `bpf/x.h`; their Rust side is generated. Knows nothing of HTTP.
 
+mod attach;
 pub mod clock;
+pub mod connection;
 mod error;
 pub mod kernel;
+pub mod network;
 pub mod nginx;
+pub mod pin;
 pub mod process;
 mod ring;
 mod skeleton;
+mod values;
 mod verifier;
 
+pub use attach::Mode;
 pub use error::CaptureError;
+pub use values::MapMemory;

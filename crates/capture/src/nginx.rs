@@ -9,8 +9,7 @@ use std::{
 
 use gatewatch_target::{layout::Layout, lua::Site as LuaSite};
 use libbpf_rs::{
-    AsRawLibbpf, Link, MapCore, MapFlags, MapImpl, ProgramAttachType, ProgramImpl, UprobeMultiOpts,
-    UprobeOpts,
+    AsRawLibbpf, Link, MapCore, MapFlags, ProgramAttachType, ProgramImpl, UprobeMultiOpts, UprobeOpts,
     skel::{OpenSkel, SkelBuilder},
 };
 
@@ -19,6 +18,7 @@ use crate::{
     process::ProcessProbe,
     ring::{self, Ring},
     skeleton::nginx::{NginxSkel, NginxSkelBuilder, types},
+    values::{bytes, lookup, map_error, plain, value},
     verifier,
 };
 
@@ -26,6 +26,14 @@ pub use types::{
     nginx_overflow as Overflow, nginx_record as Record, nginx_record_flags as Flags, nginx_try as Try,
     nginx_worker as Worker,
 };
+
+plain!(
+    types::nginx_overflow,
+    types::nginx_record,
+    types::nginx_try,
+    types::nginx_worker,
+    types::nginx_layout,
+);
 
 /// Bytes kept of each text; what is longer is cut, and the record tells the whole length.
 pub mod limits {
@@ -106,9 +114,7 @@ impl<'a> RawRecord<'a> {
     pub fn tried(&self, index: usize) -> Option<Try> {
         let from = index.checked_mul(size_of::<Try>())?;
         let bytes = self.text.get(from..from.checked_add(size_of::<Try>())?)?;
-        // SAFETY: `bytes` is exactly as long as `Try`, which is generated from integers only, so any bytes are a
-        // value of it; `read_unaligned` asks for no alignment.
-        Some(unsafe { bytes.as_ptr().cast::<Try>().read_unaligned() })
+        value(bytes)
     }
 
     /// Nanoseconds of each Lua phase, where they were measured.
@@ -129,10 +135,7 @@ impl<'a> RawRecord<'a> {
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
         let (head, text) = bytes.split_at_checked(size_of::<Record>())?;
-        // SAFETY: `head` is exactly as long as `Record`, which is generated from integers and arrays of
-        // integers only, so any bytes are a value of it; `read_unaligned` asks for no alignment.
-        let head = unsafe { head.as_ptr().cast::<Record>().read_unaligned() };
-        Some(Self { head, text })
+        Some(Self { head: value(head)?, text })
     }
 }
 
@@ -140,33 +143,14 @@ impl<'a> RawRecord<'a> {
 #[doc(hidden)]
 #[must_use]
 pub fn bytes_of_record(head: &Record, text: &[u8]) -> Vec<u8> {
-    [bytes_of(head), text].concat()
+    [bytes(head), text].concat()
 }
 
 /// The same for a try, which stands in a record's text.
 #[doc(hidden)]
 #[must_use]
 pub fn bytes_of_try(tried: &Try) -> Vec<u8> {
-    bytes_of(tried).to_vec()
-}
-
-fn value_of<T: Copy + Default>(map: &MapImpl<'_>, key: u32) -> Option<T> {
-    let bytes = map.lookup(&key.to_ne_bytes(), MapFlags::ANY).ok()??;
-    if bytes.len() < size_of::<T>() {
-        return None;
-    }
-    // SAFETY: used with generated types made of integers only, of which any bytes are a value; the length was
-    // checked; `read_unaligned` asks for no alignment.
-    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-}
-
-fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    // SAFETY: used with generated types made of integers without padding, whose bytes are all initialised.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-fn map_error(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> CaptureError {
-    move |source| CaptureError::Map { action, source }
+    bytes(tried).to_vec()
 }
 
 impl NginxProbe {
@@ -242,7 +226,7 @@ impl NginxProbe {
         self.skel
             .maps
             .layouts
-            .update(&u32::from(id).to_ne_bytes(), bytes_of(&kernel_layout(layout)), MapFlags::ANY)
+            .update(&u32::from(id).to_ne_bytes(), bytes(&kernel_layout(layout)), MapFlags::ANY)
             .map_err(map_error("store a layout"))
     }
 
@@ -347,13 +331,13 @@ impl NginxProbe {
     /// One row of the worker table; `None` where it is not in use.
     #[must_use]
     pub fn worker(&self, index: u32) -> Option<Worker> {
-        value_of::<Worker>(&self.skel.maps.workers, index).filter(|worker| worker.pid != 0)
+        lookup::<Worker>(&self.skel.maps.workers, index).filter(|worker| worker.pid != 0)
     }
 
     /// What is kept of a worker's requests that found no room in the ring.
     #[must_use]
     pub fn overflow(&self, worker: u32) -> Overflow {
-        value_of(&self.skel.maps.overflow, worker).unwrap_or_default()
+        lookup(&self.skel.maps.overflow, worker).unwrap_or_default()
     }
 
     /// Entries of probed functions by processes for which the worker table had no row left.
@@ -377,10 +361,10 @@ impl NginxProbe {
             .map_err(map_error("forget a worker"))?;
         maps.worker_ids.delete(&worker.pid.to_ne_bytes()).map_err(map_error("forget a worker"))?;
         maps.overflow
-            .update(&key, bytes_of(&Overflow::default()), MapFlags::ANY)
+            .update(&key, bytes(&Overflow::default()), MapFlags::ANY)
             .map_err(map_error("clear a worker's overflow"))?;
         maps.workers
-            .update(&key, bytes_of(&Worker::default()), MapFlags::ANY)
+            .update(&key, bytes(&Worker::default()), MapFlags::ANY)
             .map_err(map_error("clear a worker's row"))?;
         let Some(generation) = usize::try_from(index).ok().and_then(|index| self.generations.get_mut(index))
         else {
@@ -432,7 +416,20 @@ pub(crate) fn check_rights(action: &'static str) -> Result<(), CaptureError> {
     if !kernel::has_btf() {
         return Err(CaptureError::NoBtf);
     }
-    let missing = kernel::missing_capabilities();
+    lacks(action, &kernel::missing_capabilities())
+}
+
+/// The same for programs at interfaces.
+pub(crate) fn check_network_rights(action: &'static str) -> Result<(), CaptureError> {
+    let mut missing = kernel::missing_capabilities();
+    missing.retain(|capability| *capability != kernel::Capability::SysPtrace);
+    if !kernel::Capability::NetAdmin.held() {
+        missing.push(kernel::Capability::NetAdmin);
+    }
+    lacks(action, &missing)
+}
+
+fn lacks(action: &'static str, missing: &[kernel::Capability]) -> Result<(), CaptureError> {
     if missing.is_empty() {
         return Ok(());
     }

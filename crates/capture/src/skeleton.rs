@@ -19,3 +19,5 @@ macro_rules! skeleton {
 
 skeleton!(nginx);
 skeleton!(process);
+skeleton!(network);
+skeleton!(connection);

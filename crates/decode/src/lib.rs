@@ -4,6 +4,7 @@
 
 pub mod nginx;
 pub mod proof;
+pub mod protocol;
 
 pub mod mask;
 

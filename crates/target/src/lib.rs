@@ -5,6 +5,7 @@
 pub mod binary;
 pub mod counters;
 mod dwarf;
+pub mod interfaces;
 pub mod layout;
 pub mod lua;
 pub mod process;
