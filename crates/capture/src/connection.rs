@@ -29,7 +29,7 @@ pub const DROPS: u32 = 256;
 /// The loaded probe.
 pub struct ConnectionProbe {
     skel: ConnectionSkel<'static>,
-    _links: Vec<Link>,
+    links: Vec<Link>,
     rows: Option<Link>,
     pins: Option<Pins>,
 }
@@ -91,8 +91,25 @@ impl ConnectionProbe {
         if let Some(pins) = &pins {
             pins.keep(skel.object_mut())?;
         }
-        let mut links = Vec::new();
-        let progs = &skel.progs;
+        let rows = match iterates {
+            true => Some(skel.progs.connection_rows.attach().map_err(load)?),
+            false => None,
+        };
+        let mut probe = Self { skel, links: Vec::new(), rows, pins };
+        probe.resume()?;
+        Ok((probe, takeover))
+    }
+
+    /// Attaches the programs, if they are not.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn resume(&mut self) -> Result<(), CaptureError> {
+        if !self.links.is_empty() {
+            return Ok(());
+        }
+        let load = verifier::load_error("connection");
+        let progs = &self.skel.progs;
         let points: [Point<'_>; 5] = [
             ("state", "inet_sock_set_state", &progs.connection_state),
             ("retransmit", "tcp_retransmit_skb", &progs.connection_retransmit),
@@ -100,20 +117,28 @@ impl ConnectionProbe {
             ("receive_reset", "tcp_receive_reset", &progs.connection_receive_reset),
             ("drop", "kfree_skb", &progs.connection_drop),
         ];
+        let mut links = Vec::new();
         for (name, tracepoint, program) in points {
-            if let Some(pins) = &pins {
+            if let Some(pins) = &self.pins {
                 // Two at once would count twice: the older goes first.
                 pins.drop_link(name);
             }
             let mut link = program.attach_raw_tracepoint(tracepoint).map_err(load)?;
-            if let Some(pins) = &pins {
-                // Raw tracepoints' links can be pinned since Linux 5.8.
+            if let Some(pins) = &self.pins {
                 pins.keep_link(name, &mut link)?;
             }
             links.push(link);
         }
-        let rows = if iterates { Some(progs.connection_rows.attach().map_err(load)?) } else { None };
-        Ok((Self { skel, _links: links, rows, pins }, takeover))
+        self.links = links;
+        Ok(())
+    }
+
+    /// Detaches the programs. What was counted stays.
+    pub fn pause(&mut self) {
+        if let Some(pins) = &self.pins {
+            pins.links().iter().for_each(|name| pins.drop_link(name));
+        }
+        self.links.clear();
     }
 
     /// All TCP sockets of this network namespace, now.

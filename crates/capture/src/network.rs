@@ -133,7 +133,6 @@ pub struct NetworkProbe {
     pins: Option<Pins>,
     watched: BTreeMap<u32, Watched>,
     slots: Vec<String>,
-    filter: Filter,
 }
 
 /// A payload's beginning, as the kernel handed it over.
@@ -225,8 +224,7 @@ impl NetworkProbe {
                 text(&slot.name)
             })
             .collect();
-        let filter = Filter::default();
-        Ok((Self { skel, ring, pins, watched: BTreeMap::new(), slots, filter }, takeover))
+        Ok((Self { skel, ring, pins, watched: BTreeMap::new(), slots }, takeover))
     }
 
     /// Counts at this interface from now on, or goes on with the attachments an earlier agent pinned.
@@ -295,6 +293,12 @@ impl NetworkProbe {
             egress: watched.egress.as_ref().map(Attached::mode),
         };
         self.watched.values().map(|watched| (watched.interface.clone(), modes(watched))).collect()
+    }
+
+    /// An interface of this name is or was watched.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.slots.iter().any(|slot| slot == name)
     }
 
     /// Interfaces of which somebody has taken a program off, by index.
@@ -426,7 +430,6 @@ impl NetworkProbe {
                 .update(bytes(&key), &1u32.to_ne_bytes(), MapFlags::ANY)
                 .map_err(map_error("set the filter's networks"))?;
         }
-        self.filter = filter.clone();
         set(types::network_filter { kinds, protocols: filter.protocols.unwrap_or(0) })
     }
 

@@ -10,15 +10,15 @@ use std::{
 use gatewatch_target::{layout::Layout, lua::Site as LuaSite};
 use libbpf_rs::{
     AsRawLibbpf, Link, MapCore, MapFlags, ProgramAttachType, ProgramImpl, UprobeMultiOpts, UprobeOpts,
-    skel::{OpenSkel, SkelBuilder},
+    skel::{OpenSkel, Skel, SkelBuilder},
 };
 
 use crate::{
-    CaptureError, kernel,
+    CaptureError, MapMemory, kernel,
     process::ProcessProbe,
     ring::{self, Ring},
     skeleton::nginx::{NginxSkel, NginxSkelBuilder, types},
-    values::{bytes, lookup, map_error, plain, value},
+    values::{self, bytes, lookup, map_error, plain, value},
     verifier,
 };
 
@@ -374,6 +374,12 @@ impl NginxProbe {
         *generation = generation.wrapping_add(1);
         let generation = *generation;
         self.free_worker_row(index, generation)
+    }
+
+    /// Kernel memory of each map.
+    #[must_use]
+    pub fn memory(&self) -> Vec<MapMemory> {
+        self.skel.object().maps().filter_map(|map| values::memory(&map)).collect()
     }
 
     /// Nanoseconds run and times run of each program, where the kernel counts them

@@ -3,6 +3,7 @@
 //! Plain types, no behaviour beyond reading them. Not serialisable: the edges own their formats.
 
 pub mod application;
+pub mod connection;
 pub mod request;
 
 pub use application::{Application, Tls, TlsVersion, Transport};

@@ -6,6 +6,7 @@
 //! | `/healthz` | 200 while the hot loop turns, else 503 |
 //! | `/readyz` | 200 once the probes are loaded and a gateway is watched, else 503 |
 //! | `/api/v1/statistics` | counts and percentiles by dimension, as JSON |
+//! | `/api/v1/connections` | the connections now, a JSON object a line |
 
 use std::{
     future::Future,
@@ -31,7 +32,7 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
 };
 
-use crate::{log::FiguresLine, metrics, snapshot::Snapshot};
+use crate::{log::FiguresLine, metrics, network::Desk, snapshot::Snapshot};
 
 /// How long a scrape waits for the hot loop to publish; past that it gets the last picture.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -53,6 +54,8 @@ pub struct Exchange {
     turned_ns: AtomicU64,
     ready: AtomicBool,
     warnings: Mutex<Vec<String>>,
+    /// Where the network's watcher answers.
+    pub network: Desk,
 }
 
 impl Default for Exchange {
@@ -63,6 +66,7 @@ impl Default for Exchange {
             turned_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             warnings: Mutex::default(),
+            network: Desk::default(),
         }
     }
 }
@@ -140,6 +144,7 @@ pub async fn serve(
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/api/v1/statistics", get(statistics))
+        .route("/api/v1/connections", get(connections))
         .with_state(App { exchange, now_ns, scrapes: Arc::new(Semaphore::new(SCRAPES)) });
     axum::serve(listener, app).with_graceful_shutdown(stop).await
 }
@@ -149,13 +154,13 @@ async fn serve_metrics(State(app): State<App>) -> Response {
     let Ok(turn) = Arc::clone(&app.scrapes).acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let snapshot = app.exchange.fresh().await;
+    let (snapshot, network) = tokio::join!(app.exchange.fresh(), app.exchange.network.fresh());
     let (sender, receiver) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let mut chunks = Chunks { sender, buffer: String::with_capacity(CHUNK) };
         // It fails when the client has gone: nobody is left to tell.
-        if metrics::render(snapshot, &mut chunks).is_ok() {
+        if metrics::render(snapshot, network, &mut chunks).is_ok() {
             let _gone = chunks.send();
         }
     });
@@ -214,6 +219,21 @@ async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
             "no gateway is watched yet: see the log, or run `gatewatch doctor`\n",
         )
     }
+}
+
+async fn connections(State(app): State<App>) -> Response {
+    let Some(connections) = app.exchange.network.connections().await else {
+        let text = "connections are not watched: see the log, or run `gatewatch doctor`\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    let mut lines = Vec::new();
+    for connection in connections.iter() {
+        if let Err(error) = serde_json::to_writer(&mut lines, connection) {
+            return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
+        }
+        lines.push(b'\n');
+    }
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
 }
 
 #[derive(Serialize)]

@@ -5,5 +5,6 @@
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod network;
 pub mod snapshot;
 mod text;

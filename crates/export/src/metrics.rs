@@ -13,7 +13,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::snapshot::Snapshot;
+use crate::{network::Picture, snapshot::Snapshot};
+
+mod network;
 
 /// The content type of what [`render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -22,14 +24,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 ///
 /// # Errors
 /// Those of `to`.
-pub fn render(snapshot: Arc<Snapshot>, to: &mut impl fmt::Write) -> fmt::Result {
+pub fn render(snapshot: Arc<Snapshot>, network: Arc<Picture>, to: &mut impl fmt::Write) -> fmt::Result {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(View(snapshot)));
+    registry.register_collector(Box::new(View(snapshot, network)));
     text::encode(to, &registry)
 }
 
 #[derive(Debug)]
-struct View(Arc<Snapshot>);
+struct View(Arc<Snapshot>, Arc<Picture>);
 
 /// One family while it is written.
 struct Family<'a>(MetricEncoder<'a>);
@@ -112,7 +114,7 @@ impl Collector for View {
             )?,
         )?;
         programs(
-            &self.0,
+            self,
             counter(
                 encoder,
                 "gatewatch_program_run_seconds",
@@ -121,7 +123,7 @@ impl Collector for View {
             |p| seconds(p.run_ns),
         )?;
         programs(
-            &self.0,
+            self,
             counter(
                 encoder,
                 "gatewatch_program_runs",
@@ -156,6 +158,8 @@ impl Collector for View {
         counter(encoder, "gatewatch_agent_cpu_seconds", "CPU time of this process.")?
             .one_counter(seconds(self.0.agent.cpu_ns))?;
 
+        network::encode(&self.1, encoder)?;
+        network::maps(self.0.maps.iter().chain(&self.1.maps), encoder)?;
         histograms(&self.0, encoder)?;
         gauges(&self.0, encoder)
     }
@@ -263,11 +267,12 @@ fn overflow(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
 }
 
 fn programs<V: EncodeCounterValue>(
-    snapshot: &Snapshot,
+    view: &View,
     mut family: Family<'_>,
     of: impl Fn(&crate::snapshot::Program) -> V,
 ) -> fmt::Result {
-    snapshot.programs.iter().try_for_each(|program| family.counter(&[("program", program.name)], of(program)))
+    let mut programs = view.0.programs.iter().chain(&view.1.programs);
+    programs.try_for_each(|program| family.counter(&[("program", program.name)], of(program)))
 }
 
 fn lua<V: EncodeCounterValue>(

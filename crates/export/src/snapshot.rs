@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub folded: Folded,
     /// Requests whose start found no room in the kernel's table: their duration is to the millisecond.
     pub coarse_starts: u64,
+    /// Kernel memory of the requests' maps.
+    pub maps: Vec<crate::network::Map>,
     /// The kernel programs' own cost.
     pub programs: Vec<Program>,
     /// This process's own cost.

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Context, Result};
 use gatewatch_capture::{
     clock,
     kernel::{self, Capability},
@@ -57,6 +58,33 @@ impl Report {
         };
         let _infallible = writeln!(self.text, "  {sign}  {what:<22} {}", plain(detail));
     }
+}
+
+/// Where BPF file systems are mounted by custom.
+const BPF_FS: &str = "/sys/fs/bpf";
+
+/// Mounts a BPF file system where there is none.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn prepare() -> Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    if is_mounted("bpf") {
+        println!("prepare: a BPF file system is mounted already");
+        return Ok(());
+    }
+    mount("bpf", BPF_FS, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).with_context(|| {
+        format!(
+            "cannot mount a BPF file system at {BPF_FS}: it needs CAP_SYS_ADMIN and a mounted /sys. On the host: `mount -t bpf bpf {BPF_FS}`; or set network.pin: false"
+        )
+    })?;
+    println!("prepare: mounted a BPF file system at {BPF_FS}");
+    Ok(())
+}
+
+fn is_mounted(kind: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind))
 }
 
 /// Prints the report; whether `gatewatch gateway` would work. Layouts are proven on live requests that come in
@@ -110,15 +138,16 @@ fn machine(report: &mut Report) {
         Some(mode) => report.add(Mark::Good, "lockdown", &format!("{mode}: no hindrance")),
         None => report.add(Mark::Good, "lockdown", "not active (or securityfs is not mounted)"),
     }
-    let mounted = |kind: &str| {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind))
-    };
     for (kind, path, need) in [
         ("tracefs", "/sys/kernel/tracing", "not needed: uprobes are attached by perf events or links"),
-        ("bpf", "/sys/fs/bpf", "not needed: nothing is pinned"),
+        (
+            "bpf",
+            BPF_FS,
+            "needed only for counting to outlive the agent: `gatewatch doctor --prepare` mounts it",
+        ),
     ] {
-        let text = if mounted(kind) { format!("{path} is mounted") } else { format!("not mounted; {need}") };
+        let text =
+            if is_mounted(kind) { format!("{path} is mounted") } else { format!("not mounted; {need}") };
         report.add(Mark::Good, kind, &text);
     }
     let stats = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").unwrap_or_default();
@@ -135,6 +164,7 @@ fn rights(report: &mut Report) {
     let missing = kernel::missing_capabilities();
     let need = |capability: Capability| match capability {
         Capability::Bpf => "loads the programs and their maps",
+        Capability::NetAdmin => "attaches programs to network interfaces",
         Capability::Perfmon => "lets them read memory and be attached",
         Capability::SysAdmin => "attaches uprobes on kernels before 6.6",
         Capability::SysPtrace => {

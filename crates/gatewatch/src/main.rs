@@ -1,8 +1,11 @@
 //! gatewatch: shows, from the kernel, what a gateway really does.
 
+mod connections;
 mod doctor;
 mod gateway;
+mod network;
 mod settings;
+mod unload;
 
 use std::{
     net::SocketAddr,
@@ -35,7 +38,14 @@ enum Command {
         /// How long to wait for live requests to prove layouts on
         #[arg(long, value_name = "SECONDS", default_value_t = 3)]
         patience: u64,
+        /// First mount what is missing and can be mounted: a BPF file system for what outlives the agent
+        #[arg(long)]
+        prepare: bool,
     },
+    /// List the connections an agent on this machine sees, those with most bytes first
+    Connections(connections::Args),
+    /// Stop counting packets and connections, and remove what agents left in the kernel to go on with it
+    Unload(unload::Args),
     /// Check a configuration file without starting anything
     #[command(subcommand)]
     Check(Check),
@@ -73,6 +83,9 @@ struct GatewayArgs {
     /// Measure the Lua phases too: two traps more for each a request runs; SIGUSR2 switches it on and off
     #[arg(long)]
     lua_phases: bool,
+    /// Do not watch packets and connections
+    #[arg(long)]
+    no_network: bool,
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS")]
     duration: Option<u64>,
@@ -106,7 +119,18 @@ fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Doctor { config, patience } => {
+        Command::Connections(args) => {
+            connections::run(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Unload(args) => {
+            unload::run(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Doctor { config, patience, prepare } => {
+            if prepare {
+                doctor::prepare()?;
+            }
             let config = configuration(config.as_deref(), None)?;
             let works = doctor::run(&config, Duration::from_secs(patience));
             Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -140,6 +164,9 @@ impl GatewayArgs {
         }
         if self.lean {
             config.gateway.detail = gatewatch_config::Detail::Lean;
+        }
+        if self.no_network {
+            config.network.enabled = false;
         }
         if self.lua_phases {
             config.gateway.lua_phases = true;

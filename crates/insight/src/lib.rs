@@ -2,6 +2,7 @@
 //!
 //! Never touches kernel, network or clock: time is an argument. Tested without root.
 
+pub mod connections;
 pub mod ledger;
 pub mod paths;
 pub mod routes;

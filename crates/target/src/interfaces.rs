@@ -74,6 +74,39 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
+/// Tells when interfaces come, go or change.
+#[derive(Debug)]
+pub struct Changes {
+    socket: Socket,
+}
+
+impl Changes {
+    /// From now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new() -> io::Result<Self> {
+        /// `RTMGRP_LINK`
+        const LINKS: u32 = 1;
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, LINKS))?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for the next change.
+    ///
+    /// # Errors
+    /// When the kernel refuses; that messages were lost is a change.
+    pub fn wait(&mut self) -> io::Result<()> {
+        /// `ENOBUFS`
+        const OVERRUN: i32 = 105;
+        match self.socket.recv_from_full() {
+            Err(error) if error.raw_os_error() != Some(OVERRUN) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Link {
     index: u32,

@@ -9,6 +9,7 @@ pub mod interfaces;
 pub mod layout;
 pub mod lua;
 pub mod process;
+pub mod sockets;
 pub mod table;
 #[cfg(test)]
 mod testing;

@@ -173,7 +173,7 @@ mod tests {
                 Head::Request { host: None, .. } => 'l',
                 Head::Request { upgrade: Some(Upgrade::WebSocket), whole: false, .. } => 'h',
                 Head::Request { upgrade: Some(Upgrade::WebSocket), whole: true, .. } => 'w',
-                other => panic!("{other:?}"),
+                other @ (Head::Request { .. } | Head::Response { .. }) => panic!("{other:?}"),
             };
             if seen.last() != Some(&kind) {
                 seen.push(kind);

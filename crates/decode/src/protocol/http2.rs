@@ -136,10 +136,12 @@ pub(super) fn front(bytes: &[u8], on_the_wire: usize) -> Front {
 /// What can be told of the payloads that have a form.
 fn plausible(frame: Frame, payload: &[u8]) -> bool {
     match frame.kind {
-        // Identifiers are small numbers, or made up (RFC 8701). This is what tells the beginning of a server's
+        // Identifiers are small numbers, for experiments (gRPC has one), or made up (RFC 8701). This is what tells the beginning of a server's
         // answer from a length of four bytes with zeros behind, which other protocols begin with.
         SETTINGS => payload.chunks_exact(6).all(|setting| match setting {
-            [high, low, ..] => (*high == 0 && (1..=16).contains(low)) || (high == low && high & 0xf == 0xa),
+            [high, low, ..] => {
+                (*high == 0 && (1..=16).contains(low)) || *high >= 0xf0 || (high == low && high & 0xf == 0xa)
+            }
             _ => false,
         }),
         WINDOW_UPDATE => payload.iter().any(|b| *b != 0) || payload.len() < frame.len,

@@ -31,6 +31,9 @@ pub const KEPT_MAX: usize = 4096;
 /// Samples looked at in each direction; later ones change nothing.
 pub const SAMPLES_MAX: u8 = 4;
 
+/// `HTTP/1.1 200 OK`: as much as tells a status line.
+const LINE_FRONT: usize = 16;
+
 /// Where a sample came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -152,7 +155,7 @@ impl Recogniser {
             Direction::BToA => (false, false),
         };
         self.usual = by_ports(transport, ports, roles_known);
-        if bytes.is_empty() || wire_len == 0 {
+        if bytes.is_empty() {
             return;
         }
         let on_the_wire = wire_len.max(bytes.len());
@@ -255,6 +258,8 @@ impl Recogniser {
             return;
         }
         match join(&mut side.kept, bytes) {
+            // The last there will be: what it was to complete stays as it is.
+            Joined::Again if side.samples >= SAMPLES_MAX => side.kept = Vec::new(),
             Joined::Again => {}
             Joined::Bytes(joined @ Cow::Borrowed(_)) => {
                 self.start(from_a, joined, cut, dns);
@@ -335,7 +340,10 @@ impl Recogniser {
     fn http1(&mut self, from_a: bool, bytes: &[u8], cut: usize, last: bool) -> Next {
         match http1::read(bytes) {
             Head::No => Next::Stranger,
-            Head::Maybe if self.kind == Kind::Http1 && self.sure => Next::Stranger,
+            // Most likely a part of a body, unless it is as short as the beginning of a line.
+            Head::Maybe if self.kind == Kind::Http1 && self.sure && bytes.len() > LINE_FRONT => {
+                Next::Stranger
+            }
             Head::Maybe => {
                 if last && let Some(target) = http1::cut_line(bytes) {
                     self.become_known(Kind::Http1, false);
@@ -379,7 +387,10 @@ impl Recogniser {
         let last = side.samples >= SAMPLES_MAX;
         let mut walk = side.walk.take().unwrap_or_default();
         walk.feed(bytes, cut, last, |fields| {
-            self.grpc |= fields.grpc();
+            if fields.grpc() {
+                // No chance hit, even where the frames alone could be one.
+                (self.grpc, self.sure) = (true, true);
+            }
             if fields.path.is_some() || fields.authority.is_some() {
                 self.place(fields.authority.as_deref(), fields.path.as_deref(), true);
             }

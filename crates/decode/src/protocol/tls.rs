@@ -45,7 +45,7 @@ pub(super) enum Front {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Hello {
     pub(super) from_server: bool,
-    /// Chosen by a server, the highest of a client. Of a server's hello only when nothing can overrule it.
+    /// Chosen by a server, the highest of a client. Only once nothing that follows can overrule it.
     version: Option<TlsVersion>,
     sni: Option<String>,
     /// Chosen by a server, the first of a client.
@@ -202,8 +202,8 @@ fn hello(message: &[u8], from_server: bool) -> Result<Option<Hello>, NoHello> {
     left = Bytes(left.take_up_to(len - 2));
     let mut hello = Hello { from_server, whole, ..Hello::default() };
     let complete = body(&mut left, &mut hello)?;
-    if !from_server || complete.is_some() {
-        // Without the extension the field in front counts.
+    if complete.is_some() {
+        // Without the extension, the field in front counts.
         hello.version = hello.version.or(TlsVersion::of(legacy));
     }
     // What claims to be whole, and ends within a field, is something else.

@@ -173,7 +173,7 @@ fn snapshot() -> Snapshot {
 
 fn rendered(snapshot: Snapshot) -> String {
     let mut text = String::new();
-    render(Arc::new(snapshot), &mut text).unwrap();
+    render(Arc::new(snapshot), Arc::default(), &mut text).unwrap();
     text
 }
 

@@ -174,6 +174,9 @@ impl Agent {
             }
             self.exchange.publish(snapshot);
         }
+        for (level, message) in self.exchange.network.messages() {
+            self.folding.say(level, &message);
+        }
         self.folding.log.flush();
         if read < BATCH {
             let nap = if now < self.hurry_until_ns { SHORT_NAP } else { NAP };

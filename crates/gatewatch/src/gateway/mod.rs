@@ -28,6 +28,8 @@ use gatewatch_export::http::{self, Exchange};
 
 use agent::Agent;
 
+use crate::network::Network;
+
 /// Runs until a signal or `limit` ends it.
 ///
 /// # Errors
@@ -55,6 +57,9 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
         )
     })?;
 
+    // Before anything is attached: a second agent should fail first.
+    let (_live, newest) = tokio::sync::watch::channel(Arc::new(config.clone()));
+    let network = Network::start(newest, Arc::clone(&exchange))?;
     let lua_wanted = Arc::new(AtomicBool::new(config.gateway.lua_phases));
     let status = status::Slot::default();
     let hot = {
@@ -81,10 +86,11 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
     };
 
     let hot_thread = hot.thread().id();
+    let for_good = Arc::new(AtomicBool::new(false));
     let stopped = {
-        let stop = Arc::clone(&stop);
+        let (stop, for_good) = (Arc::clone(&stop), Arc::clone(&for_good));
         async move {
-            ended(limit).await;
+            for_good.store(ended(limit).await == End::ForGood, Ordering::Relaxed);
             stop.store(true, Ordering::Relaxed);
         }
     };
@@ -96,6 +102,7 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
     let served =
         runtime.block_on(http::serve(listener, exchange, clock::monotonic, config.metrics.enabled, stopped));
     stop.store(true, Ordering::Relaxed);
+    network.finish(for_good.load(Ordering::Relaxed));
     hot.join().map_err(|_| {
         anyhow::anyhow!("the hot loop ({hot_thread:?}) ended by a defect of gatewatch: see above")
     })?;
@@ -120,8 +127,17 @@ async fn answer_hangup(exchange: Arc<Exchange>) {
     }
 }
 
-/// A signal to end, or the end of the time given.
-async fn ended(limit: Option<Duration>) {
+/// What is to become of the counting when the agent ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Another agent comes after this one, and takes over what goes on counting.
+    ForNow,
+    /// A person has seen enough.
+    ForGood,
+}
+
+/// A signal to end, or the end of the time given. SIGTERM is a supervisor's, who mostly starts another.
+async fn ended(limit: Option<Duration>) -> End {
     use tokio::signal::unix::{SignalKind, signal};
     let terminated = async {
         match signal(SignalKind::terminate()) {
@@ -136,8 +152,8 @@ async fn ended(limit: Option<Duration>) {
         }
     };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
-        () = over => {}
+        _ = tokio::signal::ctrl_c() => End::ForGood,
+        () = terminated => End::ForNow,
+        () = over => End::ForGood,
     }
 }

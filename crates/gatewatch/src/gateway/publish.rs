@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gatewatch_capture::{nginx::NginxProbe, process::ProcessProbe};
+use gatewatch_export::network::Map;
 use gatewatch_export::snapshot::{Figures, Program, Row, Snapshot, Statistics};
 use gatewatch_insight::{
     ledger::Ledger,
@@ -151,6 +152,11 @@ pub fn snapshot(scene: Scene<'_>) -> Snapshot {
         ledger: ledger.clone(),
         folded: traffic.folded(),
         coarse_starts,
+        maps: probe
+            .memory()
+            .into_iter()
+            .map(|map| Map { name: map.name, bytes: map.bytes, max_entries: map.max_entries.into() })
+            .collect(),
         programs: programs.map(|(name, run_ns, runs)| Program { name, run_ns, runs }).collect(),
         agent: cost::read(),
         statistics: Statistics { all: row(String::new(), traffic.all()), ..window.statistics().clone() },
