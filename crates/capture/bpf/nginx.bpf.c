@@ -363,6 +363,10 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
     __u64 header = REQUEST(user_agent);
     struct ngx_str agent = {};
 
+    /* It is not more; verifiers that lose a bound when it is kept on the stack want to see it. */
+    barrier_var(from);
+    if (from > NGINX_TRIES_MAX * sizeof(struct nginx_try))
+        return 0;
     if (header && bpf_probe_read_user(&agent, sizeof(agent), (void *)(header + layout->table_elt_value)))
         record->flags |= NGINX_AGENT_UNREAD;
     record->line_len = clamp32(line_len);
