@@ -227,7 +227,12 @@ static __always_inline __u32 append(struct scratch *s, __u32 *at, __u64 data, __
     __u32 offset = *at;
     if (offset > TEXT_APPEND_MAX)
         return 0;
-    if (bpf_probe_read_user(s->text + offset, len & 0x7ff, (void *)data)) {
+    /* The compiler knows the bounds, and would leave out the masks that verifiers before 6.5 want to see
+     * here. */
+    __u64 size = len;
+    barrier_var(offset);
+    barrier_var(size);
+    if (bpf_probe_read_user(s->text + (offset & TEXT_APPEND_MAX), size & 0x7ff, (void *)data)) {
         s->record.flags |= flag;
         return 0;
     }
@@ -332,10 +337,11 @@ static __always_inline void read_connection(struct scratch *s, const struct ngin
             __u8 v4[4];
             __u8 v6[16];
             __u32 scope;
+            __u32 room; /* up to the mask below */
         } address = {};
         __u32 len = CONNECTION(socklen);
-        if (len > sizeof(address))
-            len = sizeof(address);
+        if (len > 28) /* sizeof(struct sockaddr_in6) */
+            len = 28;
         if (bpf_probe_read_user(&address, len & 0x1f, (void *)sockaddr)) {
             record->flags |= NGINX_ADDRESS_UNREAD;
             return;
@@ -524,7 +530,7 @@ int nginx_request_end(struct pt_regs *ctx) {
         record->status = clamp16(rc);
     record->final_status = rc > 0 ? clamp16(rc) : 0;
 
-    __u64 peers[NGINX_TRIES_MAX];
+    __u64 peers[NGINX_TRIES_MAX] = {}; /* verifiers before 6.5 do not see that only those told of are read */
     __u32 told = read_tries(s, layout, peers);
     text = read_text(s, layout, told * sizeof(struct nginx_try));
     record->peers_at = text;
