@@ -599,13 +599,17 @@ static __always_inline struct network_flow *begin_flow(const struct packet *p) {
 
 static __always_inline void account(struct packet *p) {
     struct network_flow *flow = bpf_map_lookup_elem(&network_flows, p->key);
-    __u8 sender = p->sender & 1;
+    __u32 sender = p->sender;
 
     if (!flow) {
         flow = begin_flow(p);
         if (!flow)
             return;
     }
+    asm volatile(
+        ""
+        : "+r"(sender)); /* for the verifiers of 5.11 to 5.14, which lost the bound on the way here */
+    sender &= 1;
     __sync_fetch_and_add(&flow->packets[sender], p->packets);
     __sync_fetch_and_add(&flow->bytes[sender], p->bytes);
     flow->last_ns = now_coarse();
