@@ -342,6 +342,7 @@ static __always_inline void read_connection(struct scratch *s, const struct ngin
         __u32 len = CONNECTION(socklen);
         if (len > 28) /* sizeof(struct sockaddr_in6) */
             len = 28;
+        barrier_var(len); /* or the compiler leaves the mask out */
         if (bpf_probe_read_user(&address, len & 0x1f, (void *)sockaddr)) {
             record->flags |= NGINX_ADDRESS_UNREAD;
             return;
