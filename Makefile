@@ -1,35 +1,54 @@
 # The front door. `make help` lists what there is.
 
 IMG        ?= gatewatch
+PUSH       ?= false
 VERSION    ?= $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 COMMIT_SHA ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+export IMG VERSION COMMIT_SHA PUSH_FLAGS
 
 CARGO        ?= cargo
 CLANG_FORMAT ?= clang-format-16
+ARCH         := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 RELEASE      := $(or $(CARGO_TARGET_DIR),target)/release/gatewatch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test lint bench fuzz clean
+.PHONY: help setup build image buildx push demo test lint bench fuzz clean
 
 help: ## Show this
 	@echo "gatewatch: shows, from the kernel, what a gateway really does. Linux only."
 	@echo
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
-	@echo "  IMG=$(IMG) VERSION=$(VERSION) COMMIT_SHA=$(COMMIT_SHA)"
+	@echo "  IMG=$(IMG) VERSION=$(VERSION) COMMIT_SHA=$(COMMIT_SHA) PUSH=$(PUSH)"
 
 setup: ## Install what build, demo and tests need (Debian; root)
 	@scripts/setup
 
-build: ## Build the release binary
+build: ## Build the release binary; with PUSH=true also an image of this architecture, and push it
 	$(CARGO) build --release --locked --bin gatewatch
 	@echo "built: $(RELEASE)"
+	@if [ "$(PUSH)" = true ]; then $(MAKE) --no-print-directory image push; fi
+
+image: ## Build an image for this architecture (buildah or podman)
+	@scripts/setup image
+	@scripts/static $(ARCH)
+	@scripts/image build $(ARCH)
+
+buildx: ## Build an image for amd64 and arm64; push it with PUSH=true
+	@scripts/setup image
+	@scripts/static amd64 arm64
+	@scripts/image build amd64 arm64
+	@if [ "$(PUSH)" = true ]; then scripts/image push; fi
+
+push: ## Push the image IMG:VERSION that image or buildx has made
+	@scripts/image push
 
 demo: setup build ## Watch a real gateway under load for DEMO_SECONDS (30), and check the counts (root)
 	@GATEWATCH="$(RELEASE)" demo/run
 
-test: setup lint ## Everything that is checked: lint, all tests, kernel ones included, nginx layouts (root)
+test: setup lint ## Everything that is checked: lint, all tests, kernel ones included, nginx layouts, deploy/ (root)
+	@scripts/setup tests
 	@CARGO="$(CARGO)" scripts/test
 
 lint: ## Formatting of Rust and C, and clippy

@@ -1,6 +1,10 @@
 //! Compiles the kernel programs and generates their Rust side.
 
-use std::{env, error::Error, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    path::{Path, PathBuf},
+};
 
 use libbpf_cargo::SkeletonBuilder;
 
@@ -15,12 +19,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let (target, include) = match env::var("CARGO_CFG_TARGET_ARCH")?.as_str() {
-        "x86_64" => ("x86", "/usr/include/x86_64-linux-gnu"),
-        "aarch64" => ("arm64", "/usr/include/aarch64-linux-gnu"),
+        "x86_64" => ("x86", ["/usr/include/x86_64-linux-gnu", "/usr/x86_64-linux-gnu/include"]),
+        "aarch64" => ("arm64", ["/usr/include/aarch64-linux-gnu", "/usr/aarch64-linux-gnu/include"]),
         other => {
             return Err(format!("no kernel programs for {other}: x86_64 and aarch64 are supported").into());
         }
     };
+    // The kernel's headers by architecture: the machine's own, else what Debian has for compiling for another.
+    let include =
+        include.into_iter().find(|dir| Path::new(dir).join("asm/types.h").exists()).unwrap_or(include[0]);
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang-16".to_owned());
     for (name, file) in LAYOUTS {
         println!("cargo::rustc-env={name}={}", fnv(&std::fs::read(file)?));

@@ -132,7 +132,7 @@ static __always_inline void closed(const struct sock *sk, __u64 key, int from) {
     if (birth)
         other_end = birth->inner_end;
     else /* older than we: of two ends here, the one with the lower port was called */
-        other_end = is_inner(sk) && BPF_CORE_READ(sk, __sk_common.skc_num) <
+        other_end = is_inner(sk) && bpf_ntohs(BPF_CORE_READ((const struct inet_sock *)sk, inet_sport)) <
                                         bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
     if (!other_end) {
         add(&connection_tallies, CONNECTION_CLOSED, 1);

@@ -121,6 +121,10 @@ struct sock {
     __u32 sk_max_ack_backlog;
 } RELOCATED;
 
+struct inet_sock {
+    __be16 inet_sport;
+} RELOCATED;
+
 struct tcp_sock {
     __u64 bytes_sent;
     __u64 bytes_retrans;

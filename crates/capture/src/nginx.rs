@@ -82,10 +82,18 @@ pub struct Sites {
     pub end: u64,
 }
 
-/// A binary being probed; detached when dropped.
+/// A binary being probed; detached when dropped, for which the kernel may take a fifth of a second a probe.
 #[derive(Debug)]
 pub struct Attachment {
     _links: Vec<Link>,
+    start: Option<Link>,
+}
+
+impl Attachment {
+    /// Leaves the probe that counts requests, at their end; the one at their start, to be detached.
+    pub fn split_start(&mut self) -> Option<Self> {
+        self.start.take().map(|start| Self { _links: vec![start], start: None })
+    }
 }
 
 /// Names a layout given to [`NginxProbe::set_layout`]; one for each binary.
@@ -235,13 +243,31 @@ impl NginxProbe {
     /// # Errors
     /// When the kernel refuses.
     pub fn attach(&self, binary: &Path, sites: Sites, layout: LayoutId) -> Result<Attachment, CaptureError> {
-        let mut links = Vec::new();
         // The end first: a request that is seen to start but not to end would look as if it were in flight.
-        links.push(self.attach_one(&self.skel.progs.nginx_request_end, binary, sites.end, layout)?);
+        let end = self.attach_one(&self.skel.progs.nginx_request_end, binary, sites.end, layout)?;
+        let mut attachment = Attachment { _links: vec![end], start: None };
         if let Some(start) = sites.start {
-            links.push(self.attach_one(&self.skel.progs.nginx_request_start, binary, start, layout)?);
+            self.attach_start(&mut attachment, binary, start, layout)?;
         }
-        Ok(Attachment { _links: links })
+        Ok(attachment)
+    }
+
+    /// Probes the start of requests too, unless it is probed already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_start(
+        &self,
+        attachment: &mut Attachment,
+        binary: &Path,
+        start: u64,
+        layout: LayoutId,
+    ) -> Result<(), CaptureError> {
+        if attachment.start.is_none() {
+            let program = &self.skel.progs.nginx_request_start;
+            attachment.start = Some(self.attach_one(program, binary, start, layout)?);
+        }
+        Ok(())
     }
 
     /// Probes the Lua phases of every process that runs `module`: an entry and a return probe a function.
@@ -257,7 +283,7 @@ impl NginxProbe {
             links.push(self.attach_probe(&progs.nginx_lua_enter, module, site.offset, cookie, false)?);
         }
         self.set_lua_attached(true);
-        Ok(Attachment { _links: links })
+        Ok(Attachment { _links: links, start: None })
     }
 
     /// Whether records carry the times of Lua phases. Switch it off when the last attachment is gone.
@@ -348,7 +374,7 @@ impl NginxProbe {
         rows.ok().flatten().map_or(0, |rows| rows.iter().map(sum).sum())
     }
 
-    /// Gives the row of a dead worker back. Read its counters first.
+    /// Gives the row of a worker back that is dead, or no longer probed. Read its counters first.
     ///
     /// # Errors
     /// When a map cannot be written.

@@ -220,6 +220,10 @@ fn check_gateway(to: &mut Checker, config: &Config) {
     }
     if let Some(url) = &gateway.status_url {
         to.url("gateway.status_url", url);
+        if url.starts_with("https://") {
+            let message = "it is asked without TLS: give an http:// URL, best of a listener on 127.0.0.1";
+            to.add("gateway.status_url", message);
+        }
     }
     if !gateway.debug_dir.is_absolute() {
         to.add("gateway.debug_dir", "give an absolute path, e.g. /usr/lib/debug");

@@ -1,5 +1,7 @@
 //! The configuration: one YAML file, environment variables over it, flags over those.
 //!
+//! [`diff`] tells two of them apart in words.
+//!
 //! [`Config::load`] reads a file, [`Config::apply_env`] lays the environment over it, the caller sets what
 //! its flags say, and [`Config::validate`] checks the result as a whole. Everything that is wrong is listed
 //! at once, each with its place and what to write instead; nothing unknown is ignored.
@@ -8,18 +10,20 @@
 
 mod check;
 mod de;
+mod diff;
 mod env;
 mod error;
+mod file;
 mod model;
 mod units;
 mod yaml;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 pub use check::MAX_MASK_PATTERNS;
+pub use diff::{Change, diff};
 pub use error::{ConfigError, Place, Problem};
+pub use file::read_file;
 pub use model::{
     Alerts, Capture, Config, Detail, DomainAnalysis, Filter, Gateway, Ingress, InstanceName, Listen, Log,
     LogLevel, Mask, Metrics, Monitoring, Network, PathAnalysis, Paths, Protocol, Routing, RoutingRule,
@@ -32,11 +36,7 @@ impl Config {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let unreadable = |source| ConfigError::Read { path: name.clone(), source };
-        let mut bytes = Vec::new();
-        // One byte more than allowed is enough to know that it is too large.
-        let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-        File::open(path).map_err(unreadable)?.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
+        let bytes = read_file(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
         Self::parse_bytes(&bytes, &name)
     }
 
@@ -72,18 +72,9 @@ impl Config {
 
     /// Keys that are set, accepted and checked, but without effect in this version.
     pub fn not_yet_effective(&self) -> Vec<&'static str> {
-        let (domains, paths) = (&self.domain_analysis, &self.path_analysis);
         let set = [
-            ("monitoring.interval", self.monitoring.interval != Monitoring::default().interval),
-            ("monitoring.filters", !self.monitoring.filters.is_empty()),
             ("metrics.endpoint", self.metrics.endpoint.is_some()),
             ("alerts.thresholds", self.alerts.enabled && self.alerts.thresholds != Thresholds::default()),
-            ("domain_analysis.enabled", !domains.enabled),
-            ("domain_analysis.track_domains", !domains.track_domains.is_empty()),
-            ("domain_analysis.exclude_domains", !domains.exclude_domains.is_empty()),
-            ("path_analysis.enabled", !paths.enabled),
-            ("path_analysis.track_paths", !paths.track_paths.is_empty()),
-            ("path_analysis.exclude_paths", !paths.exclude_paths.is_empty()),
         ];
         set.into_iter().filter_map(|(key, set)| set.then_some(key)).collect()
     }

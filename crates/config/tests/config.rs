@@ -66,15 +66,8 @@ fn contract_file() {
     assert!(config.path_analysis.enabled);
     assert_eq!(config.path_analysis.track_paths, ["/api/*", "/v1/*", "/v2/*"]);
     assert_eq!(config.path_analysis.exclude_paths, ["/health", "/metrics"]);
-    let later = [
-        "monitoring.filters",
-        "metrics.endpoint",
-        "alerts.thresholds",
-        "domain_analysis.track_domains",
-        "domain_analysis.exclude_domains",
-        "path_analysis.track_paths",
-        "path_analysis.exclude_paths",
-    ];
+    let later =
+        ["monitoring.filters.protocol", "monitoring.filters.port", "metrics.endpoint", "alerts.thresholds"];
     assert_eq!(config.not_yet_effective(), later);
 }
 
@@ -286,6 +279,29 @@ fn bombs_are_cheap() {
         assert!(found[0].contains(why), "{} lacks {why}", found[0]);
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+/// What is no file is refused at once: a FIFO would wait for a writer for ever.
+#[test]
+fn no_files() {
+    let fifo = std::env::temp_dir().join(format!("gatewatch-config-{}.fifo", std::process::id()));
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let refusal = |path: &std::path::Path| Config::load(path).unwrap_err().to_string();
+    let told = refusal(&fifo);
+    std::fs::remove_file(&fifo).unwrap();
+    assert!(told.ends_with("it is a FIFO, not a file"), "{told}");
+    let told = refusal("/".as_ref());
+    assert!(told.ends_with("it is a directory, not a file"), "{told}");
+    let told = refusal("/dev/null".as_ref());
+    assert!(told.ends_with("it is a device, not a file"), "{told}");
+}
+
+/// It is asked by a client that has no TLS.
+#[test]
+fn status_url_without_tls() {
+    let told = problems("gateway: { status_url: 'https://127.0.0.1/status' }");
+    assert!(told.len() == 1 && told[0].contains("without TLS"), "{told:?}");
 }
 
 #[test]

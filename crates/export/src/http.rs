@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! | --- | --- |
-//! | `/metrics` | everything counted, in OpenMetrics' text format |
+//! | `/metrics` | everything counted, in OpenMetrics' text format; 404 while it is off |
 //! | `/healthz` | 200 while the hot loop turns, else 503 |
 //! | `/readyz` | 200 once the probes are loaded and a gateway is watched, else 503 |
 //! | `/api/v1/statistics` | counts and percentiles by dimension, as JSON |
@@ -53,6 +53,7 @@ pub struct Exchange {
     latest: watch::Sender<Arc<Snapshot>>,
     turned_ns: AtomicU64,
     ready: AtomicBool,
+    metrics: AtomicBool,
     warnings: Mutex<Vec<String>>,
     /// Where the network's watcher answers.
     pub network: Desk,
@@ -65,6 +66,7 @@ impl Default for Exchange {
             latest: watch::Sender::new(Arc::default()),
             turned_ns: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            metrics: AtomicBool::new(true),
             warnings: Mutex::default(),
             network: Desk::default(),
         }
@@ -87,6 +89,11 @@ impl Exchange {
     /// For the hot loop: a gateway is watched, or none is.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// `/metrics` is offered, or is not.
+    pub fn offer_metrics(&self, offer: bool) {
+        self.metrics.store(offer, Ordering::Relaxed);
     }
 
     /// For others than the hot loop: a warning for the log, which is the hot loop's.
@@ -128,7 +135,7 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until `stop` resolves; `/metrics` only if `metrics`. `now_ns` is the clock the hot loop turns by.
+/// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
 ///
 /// # Errors
 /// When the socket fails.
@@ -136,11 +143,10 @@ pub async fn serve(
     listener: TcpListener,
     exchange: Arc<Exchange>,
     now_ns: fn() -> u64,
-    metrics: bool,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let metrics = if metrics { Router::new().route("/metrics", get(serve_metrics)) } else { Router::new() };
-    let app = metrics
+    let app = Router::new()
+        .route("/metrics", get(serve_metrics))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/api/v1/statistics", get(statistics))
@@ -150,6 +156,9 @@ pub async fn serve(
 }
 
 async fn serve_metrics(State(app): State<App>) -> Response {
+    if !app.exchange.metrics.load(Ordering::Relaxed) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     // The semaphore is never closed.
     let Ok(turn) = Arc::clone(&app.scrapes).acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();

@@ -137,6 +137,11 @@ impl Log {
         })
     }
 
+    /// Writes by other settings from now on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Lines of this level are written.
     #[must_use]
     pub fn writes(&self, level: Level) -> bool {

@@ -155,6 +155,14 @@ impl Collector for View {
             "Requests whose duration is to the millisecond, because the table of starts was full.",
         )?
         .one_counter(self.0.coarse_starts)?;
+        reloads(
+            &self.0,
+            counter(
+                encoder,
+                "gatewatch_config_reloads",
+                "New configurations while running, by what became of them.",
+            )?,
+        )?;
         counter(encoder, "gatewatch_agent_cpu_seconds", "CPU time of this process.")?
             .one_counter(seconds(self.0.agent.cpu_ns))?;
 
@@ -252,6 +260,13 @@ fn folded(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
     [("host", folded.hosts), ("path", folded.paths), ("endpoint", folded.endpoints)]
         .into_iter()
         .try_for_each(|(what, n)| family.counter(&[("what", what)], n))
+}
+
+fn reloads(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
+    let reloads = snapshot.reloads;
+    [("applied", reloads.applied), ("refused", reloads.refused), ("unchanged", reloads.unchanged)]
+        .into_iter()
+        .try_for_each(|(result, n)| family.counter(&[("result", result)], n))
 }
 
 fn overflow(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
@@ -371,7 +386,7 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     let mut family = gauge(
         encoder,
         "gatewatch_capture_coverage_ratio",
-        "Requests reported, over requests the gateway counted.",
+        "Requests reported or filtered out, over requests the gateway counted.",
     )?;
     for gateway in &snapshot.gateways {
         if let Some(coverage) = gateway.coverage {
@@ -398,6 +413,12 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
             u64::from(gateway.proven),
         )?;
     }
+    gauge(
+        encoder,
+        "gatewatch_config_last_applied_timestamp_seconds",
+        "When the configuration in use was applied, in seconds since 1970.",
+    )?
+    .one_gauge(seconds(snapshot.reloads.last_applied_ns))?;
     gauge(encoder, "gatewatch_agent_resident_bytes", "Memory of this process, its rings included.")?
         .one_gauge(snapshot.agent.resident_bytes)?;
     gauge(encoder, "gatewatch_build_info", "The version of gatewatch; always 1.")?

@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub programs: Vec<Program>,
     /// This process's own cost.
     pub agent: Agent,
+    /// What became of changes of the configuration.
+    pub reloads: Reloads,
     /// The statistics of the last whole window and since the beginning.
     pub statistics: Statistics,
 }
@@ -51,9 +53,11 @@ pub struct Gateway {
     pub seen: u64,
     /// Requests reported.
     pub reported: u64,
+    /// Requests seen, and left out by `monitoring.filters`.
+    pub filtered: u64,
     /// Requests that ended since the probes were attached, by the gateway's own count.
     pub counted_by_gateway: Option<u64>,
-    /// `reported` over `counted_by_gateway`; `None` until there is something to compare.
+    /// `reported` and `filtered` over `counted_by_gateway`; `None` until there is something to compare.
     pub coverage: Option<f64>,
     /// Requests whose record found no room, by status: how many. Their detail is lost, their number is not.
     pub overflow: Vec<(u16, u64)>,
@@ -83,6 +87,19 @@ pub struct Agent {
     pub cpu_ns: u64,
     /// Memory resident, in bytes.
     pub resident_bytes: u64,
+}
+
+/// Changes of the configuration while running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// Applied.
+    pub applied: u64,
+    /// Refused: the old configuration stayed.
+    pub refused: u64,
+    /// Another file, or a signal, and the same configuration as before.
+    pub unchanged: u64,
+    /// When the configuration in use was applied, in nanoseconds since 1970.
+    pub last_applied_ns: u64,
 }
 
 /// Counts and percentiles by dimension.

@@ -19,6 +19,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
+use crate::source::{Flags, Source};
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Its arguments.
@@ -48,7 +50,7 @@ enum Format {
 pub fn run(args: &Args) -> Result<()> {
     let address = match args.agent {
         Some(address) => address,
-        None => crate::configuration(args.config.as_deref(), None)?.listen.0,
+        None => Source { file: args.config.clone(), flags: Flags::default() }.load()?.config.listen.0,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(ask(reachable(address)))?;

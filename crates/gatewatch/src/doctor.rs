@@ -262,10 +262,14 @@ fn gateway(
     let (Some(probe), Some(first)) = (probe, binary.candidates.first()) else { return };
     let Some(end) = binary.functions.get("ngx_http_free_request").copied() else { return };
     let Ok(id) = u16::try_from(watched.len()) else { return };
+    let file = match fs::File::open(&exe) {
+        Ok(file) => file,
+        Err(error) => return report.add(Mark::Bad, &name, &format!("its binary cannot be opened: {error}")),
+    };
     let attached =
         probe.set_layout(id, &first.layout).and_then(|()| probe.attach(&exe, Sites { start: None, end }, id));
     match attached {
-        Ok(attachment) => watched.push((name, Watched::new(binary, attachment))),
+        Ok(attachment) => watched.push((name, Watched::new(binary, file, attachment))),
         Err(error) => report.add(Mark::Bad, &name, &error.to_string()),
     }
 }

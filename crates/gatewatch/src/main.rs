@@ -5,18 +5,15 @@ mod doctor;
 mod gateway;
 mod network;
 mod settings;
+mod source;
 mod unload;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gatewatch_config::Config;
+use gatewatch_config::{Config, Listen};
+use source::{Flags, Source};
 
 /// Shows, from the kernel by eBPF, what a Kong/nginx gateway really does. Nothing is changed in what it watches.
 #[derive(Parser)]
@@ -108,7 +105,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Gateway(args) => {
             let limit = args.duration.map(Duration::from_secs);
-            gateway::run(&args.configuration()?, limit)?;
+            gateway::run(args.source(), limit)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(Check::Config { file }) => {
@@ -131,47 +128,24 @@ fn run(cli: Cli) -> Result<ExitCode> {
             if prepare {
                 doctor::prepare()?;
             }
-            let config = configuration(config.as_deref(), None)?;
+            let config = Source { file: config, flags: Flags::default() }.load()?.config;
             let works = doctor::run(&config, Duration::from_secs(patience));
             Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }
 
-/// The file, and the environment over it; `log_level` stands for a flag over `LOG_LEVEL`.
-fn configuration(file: Option<&Path>, log_level: Option<&str>) -> Result<Config> {
-    let mut config = match file {
-        Some(file) => Config::load(file)?,
-        None => Config::default(),
-    };
-    let flag = |name: &str| if name == "LOG_LEVEL" { log_level.map(str::to_owned) } else { None };
-    config.apply_env(|name| flag(name).or_else(|| std::env::var(name).ok()))?;
-    Ok(config)
-}
-
 impl GatewayArgs {
-    /// The file, the environment over it, the flags over those.
-    fn configuration(&self) -> Result<Config> {
-        let mut config = configuration(self.config.as_deref(), self.log_level.as_deref())?;
-        if let Some(address) = self.listen {
-            config.listen = gatewatch_config::Listen(address);
-        }
-        if self.text {
-            config.log.json = false;
-        }
-        if self.no_requests {
-            config.log.requests = false;
-        }
-        if self.lean {
-            config.gateway.detail = gatewatch_config::Detail::Lean;
-        }
-        if self.no_network {
-            config.network.enabled = false;
-        }
-        if self.lua_phases {
-            config.gateway.lua_phases = true;
-        }
-        config.validate()?;
-        Ok(config)
+    fn source(self) -> Source {
+        let flags = Flags {
+            listen: self.listen.map(Listen),
+            text: self.text,
+            log_level: self.log_level,
+            no_requests: self.no_requests,
+            lean: self.lean,
+            lua_phases: self.lua_phases,
+            no_network: self.no_network,
+        };
+        Source { file: self.config, flags }
     }
 }

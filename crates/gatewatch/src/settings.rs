@@ -8,8 +8,9 @@ use gatewatch_config::{Config, LogLevel};
 use gatewatch_decode::mask::{MaskSettings, Masker};
 use gatewatch_export::log::{self, Level};
 use gatewatch_insight::{
+    filter::{Filter, Net},
     routes::{Routes, Rule},
-    traffic::{BUCKETS, Bounds, Traffic},
+    traffic::{self, Analysis, BUCKETS, Bounds},
 };
 use gatewatch_target::process::{NameRule, ProcRoot};
 
@@ -71,7 +72,7 @@ pub fn masker(config: &Config) -> Result<Masker> {
 ///
 /// # Errors
 /// A rule that does not compile.
-pub fn traffic(config: &Config) -> Result<Traffic> {
+pub fn traffic(config: &Config) -> Result<traffic::Settings> {
     let rules: Vec<Rule> = if config.routing.enabled {
         config.routing.rules.iter().map(Rule::from).collect()
     } else {
@@ -89,7 +90,32 @@ pub fn traffic(config: &Config) -> Result<Traffic> {
         paths: count(config.paths.max_groups),
         endpoints: (count(config.series.max) / SERIES_AN_ENDPOINT).max(1),
     };
-    Ok(Traffic::new(bounds, routes, rule_paths, templates))
+    let (domains, paths) = (&config.domain_analysis, &config.path_analysis);
+    Ok(traffic::Settings {
+        bounds,
+        routes,
+        rule_paths,
+        templates,
+        hosts: Analysis::of_hosts(domains.enabled, &domains.track_domains, &domains.exclude_domains)
+            .context("`domain_analysis`")?,
+        paths: Analysis::of_paths(paths.enabled, &paths.track_paths, &paths.exclude_paths)
+            .context("`path_analysis`")?,
+    })
+}
+
+/// Which requests are reported: what `monitoring.filters` says of requests, over all its entries.
+///
+/// # Errors
+/// A pattern that is none.
+pub fn filter(config: &Config) -> Result<Filter> {
+    let entries = &config.monitoring.filters;
+    let methods: Vec<String> = entries.iter().flat_map(|entry| entry.method.clone()).collect();
+    let statuses = entries.iter().flat_map(|entry| &entry.status).map(|range| (range.first, range.last));
+    let hosts: Vec<String> = entries.iter().flat_map(|entry| entry.host.clone()).collect();
+    let networks = entries.iter().flat_map(|entry| &entry.network);
+    let networks: Option<Vec<Net>> = networks.map(|network| Net::parse(network)).collect();
+    let networks = networks.context("`monitoring.filters`: a network that is none")?;
+    Filter::new(&methods, statuses.collect(), &hosts, networks).context("`monitoring.filters`")
 }
 
 /// A rule's path names the group of what it matches, unless it matches everything.

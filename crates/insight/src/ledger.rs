@@ -9,6 +9,8 @@ pub enum Stage {
     Capture,
     /// Between bytes and requests.
     Decode,
+    /// Left out because `monitoring.filters` says so: wanted, not lost.
+    Filter,
     /// On the way out.
     Export,
 }
@@ -20,6 +22,7 @@ impl Stage {
         match self {
             Self::Capture => "capture",
             Self::Decode => "decode",
+            Self::Filter => "filter",
             Self::Export => "export",
         }
     }
@@ -27,10 +30,11 @@ impl Stage {
 
 /// Every way a request can be lost. Each is exposed from the start, at 0.
 ///
-/// For the stages `capture` and `decode`: seen = reported + Σ lost. A line of the log that could not be written
+/// For the stages `capture`, `decode` and `filter`: seen = reported + Σ lost. A line of the log that could not be written
 /// (`export`) belongs to a request that is reported all the same.
-pub const REASONS: [(Stage, &str); 9] = [
+pub const REASONS: [(Stage, &str); 14] = [
     (Stage::Capture, "not_yet_watched"),
+    (Stage::Capture, "monitoring_off"),
     (Stage::Capture, "ring_full"),
     (Stage::Capture, "worker_table_full"),
     (Stage::Capture, "worker_died"),
@@ -38,6 +42,10 @@ pub const REASONS: [(Stage, &str); 9] = [
     (Stage::Decode, "unreadable_memory"),
     (Stage::Decode, "not_a_request"),
     (Stage::Decode, "layout_unproven"),
+    (Stage::Filter, "method"),
+    (Stage::Filter, "status"),
+    (Stage::Filter, "host"),
+    (Stage::Filter, "network"),
     (Stage::Export, "log_blocked"),
 ];
 
@@ -76,10 +84,13 @@ impl Ledger {
         self.lost.iter().map(|((stage, reason), n)| (*stage, *reason, *n))
     }
 
-    /// Requests that ended and are not reported.
+    /// Requests that ended and should have been reported, and are not.
     #[must_use]
     pub fn requests_lost(&self) -> u64 {
-        self.rows().filter(|(stage, ..)| *stage != Stage::Export).map(|(_, _, n)| n).sum()
+        self.rows()
+            .filter(|(stage, ..)| matches!(stage, Stage::Capture | Stage::Decode))
+            .map(|(_, _, n)| n)
+            .sum()
     }
 }
 

@@ -17,6 +17,7 @@ fn check(exchange: &Arc<Exchange>, now_ns: fn() -> u64, test: impl FnOnce(Socket
 }
 
 fn check_with(exchange: &Arc<Exchange>, now_ns: fn() -> u64, metrics: bool, test: impl FnOnce(SocketAddr)) {
+    exchange.offer_metrics(metrics);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (tell, address) = mpsc::channel();
     let served = Arc::clone(exchange);
@@ -26,7 +27,7 @@ fn check_with(exchange: &Arc<Exchange>, now_ns: fn() -> u64, metrics: bool, test
             let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let stop = async { drop(stopped.await) };
-            serve(listener, served, now_ns, metrics, stop).await.unwrap();
+            serve(listener, served, now_ns, stop).await.unwrap();
         });
     });
     test(address.recv_timeout(Duration::from_secs(20)).unwrap());

@@ -7,7 +7,7 @@ use gatewatch_insight::{
 };
 
 use super::*;
-use crate::snapshot::{Agent, Gateway, Program};
+use crate::snapshot::{Agent, Gateway, Program, Reloads};
 
 type LabelSet = BTreeMap<String, String>;
 
@@ -164,6 +164,7 @@ fn snapshot() -> Snapshot {
         folded: Folded { hosts: 1, paths: 2, endpoints: 3 },
         coarse_starts: 9,
         programs: vec![Program { name: "nginx_request_end", run_ns: 1_500_000_000, runs: 8 }],
+        reloads: Reloads { applied: 4, refused: 5, unchanged: 6, last_applied_ns: 1_700_000_000_500_000_000 },
         agent: Agent { cpu_ns: 2_500_000_000, resident_bytes: 1 << 40 },
         ..Snapshot::default()
     };
@@ -218,6 +219,10 @@ fn what_is_counted_is_shown() {
         ("gatewatch_gateway_requests_total", &[gateway], 700.0),
         ("gatewatch_http_coarse_starts_total", &[], 9.0),
         ("gatewatch_agent_cpu_seconds_total", &[], 2.5),
+        ("gatewatch_config_reloads_total", &[("result", "applied")], 4.0),
+        ("gatewatch_config_reloads_total", &[("result", "refused")], 5.0),
+        ("gatewatch_config_reloads_total", &[("result", "unchanged")], 6.0),
+        ("gatewatch_config_last_applied_timestamp_seconds", &[], 1_700_000_000.5),
         ("gatewatch_agent_resident_bytes", &[], (1u64 << 40) as f64),
         ("gatewatch_http_requests_in_flight", &[gateway], 3.0),
         ("gatewatch_capture_coverage_ratio", &[gateway], 0.5),

@@ -1,11 +1,12 @@
 //! The hot loop: one thread that owns its state; drain, decode, attribute, fold, and on.
 
+mod apply;
+
 use std::{
+    collections::HashSet,
     fs::File,
     io,
-    os::fd::AsRawFd,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool, mpsc::Receiver},
     time::Duration,
 };
 
@@ -19,19 +20,28 @@ use gatewatch_config::{Config, Detail};
 use gatewatch_export::{
     http::Exchange,
     log::{Level, Log},
+    snapshot::Reloads,
 };
-use gatewatch_insight::ledger::{Ledger, Stage};
+use gatewatch_insight::{
+    ledger::{Ledger, Stage},
+    traffic::Traffic,
+};
 use gatewatch_target::{
-    binary::{Binary, BinaryError},
+    binary::{Binary, BinaryError, FileKey},
     process::{GatewayProcess, ProcRoot},
 };
 
 use super::{
     fleet::{Fleet, Sums},
     folding::{Folding, Memos},
+    live::Live,
     lua::LuaProbes,
-    proof::Watched,
-    publish, status,
+    prepared::Prepared,
+    proof::{self, Watched},
+    publish,
+    reaper::Reaper,
+    reload::News,
+    status,
     watch::{self, Finding, Watcher},
 };
 use crate::settings;
@@ -45,6 +55,9 @@ const HURRY_NS: u64 = 200_000_000;
 const BATCH: usize = 20_000;
 /// How often the slow work is done: workers, clock, ledger.
 const TICK_NS: u64 = 250_000_000;
+
+/// Where the start of a request is probed.
+const START: &str = "ngx_http_process_request";
 
 /// Everything the hot loop owns.
 pub struct Agent {
@@ -61,7 +74,32 @@ pub struct Agent {
     exited: Vec<u32>,
     hurry_until_ns: u64,
     lua: LuaProbes,
+    lua_wanted: Arc<AtomicBool>,
     status: status::Slot,
+    news: Receiver<News>,
+    live: Arc<Live>,
+    reloads: Reloads,
+    reaper: Reaper,
+    /// Probes are being ended: what waits for it is done then.
+    ending: bool,
+    /// Found while its probes of before were being ended.
+    postponed: Vec<(Arc<Binary>, File, GatewayProcess)>,
+    /// Binaries that the watcher before this one found, and this one has not yet.
+    unconfirmed: HashSet<FileKey>,
+}
+
+/// What the agent shares with others.
+pub struct Ends {
+    /// With the HTTP server.
+    pub exchange: Arc<Exchange>,
+    /// With who switches the Lua probes.
+    pub lua_wanted: Arc<AtomicBool>,
+    /// With who asks the gateway for its count.
+    pub status: status::Slot,
+    /// From who looks at the configuration's file.
+    pub news: Receiver<News>,
+    /// To all who follow the configuration.
+    pub live: Arc<Live>,
 }
 
 impl Agent {
@@ -69,12 +107,11 @@ impl Agent {
     ///
     /// # Errors
     /// The kernel's refusal, or a configuration that does not hold.
-    pub fn new(
-        config: &Config,
-        exchange: Arc<Exchange>,
-        lua_wanted: Arc<AtomicBool>,
-        status: status::Slot,
-    ) -> Result<Self> {
+    pub fn new(prepared: Prepared, ends: Ends) -> Result<Self> {
+        let Prepared { config, changes: _, traffic, masker, filter } = prepared;
+        let config = &*config;
+        let Ends { exchange, lua_wanted, status, news, live } = ends;
+        exchange.offer_metrics(config.metrics.enabled);
         let root = ProcRoot::default();
         let names = settings::process_names(config);
         let mut log = Log::new(settings::log(config), io::stdout()).context("cannot start the log")?;
@@ -104,12 +141,7 @@ impl Agent {
         if !config.monitoring.enabled {
             log.say(Level::Warn, now, "`monitoring.enabled` is false: no gateway will be watched");
         }
-        let watcher = Watcher::start(watch::Settings {
-            enabled: config.monitoring.enabled,
-            root: root.clone(),
-            names: names.clone(),
-            debug_dir: config.gateway.debug_dir.clone(),
-        })?;
+        let watcher = Watcher::start(watch_settings(config, &root))?;
         let fleet = Fleet::new(
             root.clone(),
             names.clone(),
@@ -119,8 +151,9 @@ impl Agent {
         let folding = Folding {
             root,
             fleet,
-            traffic: settings::traffic(config)?,
-            masker: settings::masker(config)?,
+            traffic: Traffic::new(traffic),
+            masker,
+            filter,
             memos: Memos::default(),
             log,
             ledger: Ledger::default(),
@@ -139,14 +172,24 @@ impl Agent {
             next_tick_ns: 0,
             exited: Vec::new(),
             hurry_until_ns: 0,
-            lua: LuaProbes::new(lua_wanted),
+            lua: LuaProbes::new(Arc::clone(&lua_wanted)),
+            lua_wanted,
             status,
+            news,
+            live,
+            reloads: Reloads { last_applied_ns: now, ..Reloads::default() },
+            reaper: Reaper::start().context("cannot start")?,
+            ending: false,
+            postponed: Vec::new(),
+            unconfirmed: HashSet::new(),
         })
     }
 
     /// One turn of the loop.
     pub fn turn(&mut self) {
         let read = self.drain();
+        self.take_news();
+        self.settle();
         self.follow();
         let now = clock::monotonic();
         if now >= self.next_tick_ns {
@@ -162,6 +205,7 @@ impl Agent {
                 ledger: &self.folding.ledger,
                 window: &self.window,
                 watched: &self.watched,
+                reloads: self.reloads,
                 clock_offset: self.folding.clock_offset,
             });
             let learned = self.status.try_lock().ok().and_then(|learned| *learned);
@@ -234,7 +278,7 @@ impl Agent {
         }
         while let Some(finding) = self.watcher.next() {
             match finding {
-                Finding::Binary { binary, file, process } => self.attach(&binary, &file, &process),
+                Finding::Binary { binary, file, process } => self.attach(&binary, file, &process),
                 Finding::Unwatchable { process, error } => {
                     // Scripts and wrappers bear the name too: no reason to worry anybody.
                     // What titles itself as nginx does is one.
@@ -250,6 +294,7 @@ impl Agent {
                     self.folding.say(level, &text);
                 }
                 Finding::Masters(masters) => {
+                    self.let_go_of_unconfirmed();
                     for (master, key) in masters {
                         let runs =
                             |watched: &Option<Watched>| watched.as_ref().is_some_and(|w| w.binary.key == key);
@@ -270,19 +315,30 @@ impl Agent {
                     }
                 }
                 Finding::Gone(key) => {
-                    for place in &mut self.watched {
-                        if place.as_ref().is_some_and(|watched| watched.binary.key == key) {
-                            *place = None;
-                            self.folding.say(Level::Info, "a gateway's binary is no longer run: let go");
-                        }
+                    if !self.let_go(|watched| watched.binary.key == key).is_empty() {
+                        self.folding.say(Level::Info, "a gateway's binary is no longer run: let go");
                     }
                 }
             }
         }
-        self.exchange.set_ready(self.watched.iter().any(Option::is_some));
+        self.exchange.set_ready(self.watched.iter().flatten().any(|watched| !watched.is_detached()));
     }
 
-    fn attach(&mut self, binary: &Arc<Binary>, file: &File, process: &GatewayProcess) {
+    fn attach(&mut self, binary: &Arc<Binary>, file: File, process: &GatewayProcess) {
+        self.unconfirmed.remove(&binary.key);
+        let known = self.watched.iter_mut().flatten().find(|watched| watched.binary.key == binary.key);
+        if let Some(known) = known {
+            if known.is_detached() {
+                self.postponed.push((Arc::clone(binary), file, process.clone()));
+                return;
+            }
+            // Found anew by another watcher, which may know of other debug files.
+            if known.is_refused() {
+                known.retry(Arc::clone(binary));
+                self.set_layouts();
+            }
+            return;
+        }
         let free = self.watched.iter().position(Option::is_none).unwrap_or(self.watched.len());
         let id = match u16::try_from(free).ok().filter(|id| *id < LAYOUTS_MAX) {
             Some(id) => id,
@@ -297,12 +353,12 @@ impl Agent {
         let Some(first) = binary.candidates.first() else {
             return;
         };
-        let site = |name| binary.functions.get(name).copied();
+        let site = |name: &str| binary.functions.get(name).copied();
         let Some(end) = site("ngx_http_free_request") else {
             return;
         };
-        let sites = Sites { start: site("ngx_http_process_request").filter(|_| !self.lean), end };
-        let exe = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let sites = Sites { start: site(START).filter(|_| !self.lean), end };
+        let exe = proof::path_of(&file);
         let attached =
             self.probe.set_layout(id, &first.layout).and_then(|()| self.probe.attach(&exe, sites, id));
         match attached {
@@ -315,7 +371,7 @@ impl Agent {
                 for remark in &binary.remarks {
                     self.folding.say(Level::Warn, remark);
                 }
-                let watched = Watched::new(Arc::clone(binary), attachment);
+                let watched = Watched::new(Arc::clone(binary), file, attachment);
                 match self.watched.get_mut(free) {
                     Some(place) => *place = Some(watched),
                     None => self.watched.push(Some(watched)),
@@ -338,6 +394,7 @@ impl Agent {
         let sums = self.folding.fleet.sums(&self.probe);
         let ledger = &mut self.folding.ledger;
         ledger.set(Stage::Capture, "not_yet_watched", self.folding.fleet.missed());
+        ledger.set(Stage::Capture, "monitoring_off", self.folding.fleet.missed_off());
         ledger.set(Stage::Capture, "ring_full", sums.iter().map(|sums| sums.ring_full).sum());
         ledger.set(Stage::Capture, "worker_died", sums.iter().map(|sums| sums.died).sum());
         ledger.set(Stage::Capture, "worker_table_full", self.probe.no_worker());
@@ -345,8 +402,12 @@ impl Agent {
         let requests = self.folding.traffic.all().requests();
         let pids = self.folding.fleet.pids();
         let calls = sums.iter().map(Sums::lua_calls).sum();
-        for (level, text) in self.lua.tick(&mut self.probe, &self.folding.root, &pids, requests, calls) {
+        let Self { lua, probe, reaper, folding, .. } = self;
+        for (level, text) in lua.tick(probe, reaper, &folding.root, &pids, requests, calls) {
             self.folding.say(level, &text);
+        }
+        for warning in self.exchange.warnings() {
+            self.folding.say(Level::Warn, &warning);
         }
         if self.window.is_over(now) {
             self.say_statistics(now);
@@ -403,5 +464,14 @@ impl Agent {
                 self.folding.say(Level::Error, &error.to_string());
             }
         }
+    }
+}
+
+fn watch_settings(config: &Config, root: &ProcRoot) -> watch::Settings {
+    watch::Settings {
+        enabled: config.monitoring.enabled,
+        root: root.clone(),
+        names: settings::process_names(config),
+        debug_dir: config.gateway.debug_dir.clone(),
     }
 }

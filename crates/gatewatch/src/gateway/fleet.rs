@@ -1,6 +1,6 @@
 //! Gateway instances and their workers: who a record came from, and what the gateway itself counted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gatewatch_capture::{
     clock,
@@ -50,6 +50,8 @@ pub struct Instance {
     pub id: u32,
     /// Requests reported.
     pub reported: u64,
+    /// Requests left out by the filters.
+    pub filtered: u64,
     /// Records of it that were read.
     pub drained: u64,
     /// Index of its binary's layout.
@@ -61,11 +63,38 @@ pub struct Instance {
     carried: u64,
     /// Requests the gateway counted and the probes never saw: they ended before it was watched.
     pub missed: u64,
+    /// Of those: because monitoring was switched off.
+    pub missed_off: u64,
+    off: Off,
     /// What the gateway had counted when the probes' own count stood at 0, once it is known.
     base: Option<Base>,
     base_tries: u32,
+    /// It was none of ours for a while.
+    abandoned: bool,
     /// The gateway's count and ours, when they were looked at last, and since when they have not moved.
     last_moment: Option<((i128, u64), u64)>,
+}
+
+/// Whether its probes were taken away by the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Off {
+    #[default]
+    No,
+    /// They are: what the gateway counts meanwhile is missed.
+    Now,
+    /// They were, and the counts have not been at rest since: what is missed may be of that time.
+    Was,
+}
+
+/// What a worker's counts are taken of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worked {
+    /// It works on.
+    On,
+    /// It has ended: what was open will never end.
+    Dead,
+    /// It works on unseen: what was open ends without us.
+    Unseen,
 }
 
 #[derive(Debug)]
@@ -133,17 +162,19 @@ impl Sums {
         self.lua_calls.iter().sum()
     }
 
-    fn add(&mut self, worker: &Worker, overflow: impl FnOnce() -> Overflow, alive: bool) {
+    fn add(&mut self, worker: &Worker, overflow: impl FnOnce() -> Overflow, worked: Worked) {
         self.ended += worker.ended;
         self.submitted += worker.submitted;
         self.ring_full += worker.ring_full;
         self.start_dropped += worker.start_dropped;
         let open = worker.started.saturating_sub(worker.finished);
-        if alive {
-            self.in_flight += open;
-            self.workers += 1;
-        } else {
-            self.died += open;
+        match worked {
+            Worked::On => {
+                self.in_flight += open;
+                self.workers += 1;
+            }
+            Worked::Dead => self.died += open,
+            Worked::Unseen => {}
         }
         if worker.ring_full > 0 {
             let overflow = overflow();
@@ -175,6 +206,8 @@ pub struct Fleet {
     counts_starts: bool,
     /// Names by master and when it began: to find one takes a look through all its sockets.
     known_names: HashMap<(u32, u64), String>,
+    /// Names that masters keep against the rules.
+    kept_names: HashMap<(u32, u64), String>,
     members: HashMap<u32, Member>,
     instances: Vec<Instance>,
 }
@@ -190,6 +223,7 @@ impl Fleet {
             began,
             counts_starts,
             known_names: HashMap::new(),
+            kept_names: HashMap::new(),
             members: HashMap::new(),
             instances: Vec::new(),
         }
@@ -266,7 +300,7 @@ impl Fleet {
 
     fn name_of(&mut self, master: &GatewayProcess) -> String {
         let key = (master.pid, master.began);
-        if let Some(name) = self.known_names.get(&key) {
+        if let Some(name) = self.kept_names.get(&key).or_else(|| self.known_names.get(&key)) {
             return name.clone();
         }
         let name = self.root.instance_name(master, &self.rules);
@@ -315,8 +349,97 @@ impl Fleet {
             return;
         };
         if let Some(instance) = self.instances.get_mut(member.instance) {
-            instance.retired.add(worker, overflow, false);
+            instance.retired.add(worker, overflow, Worked::Dead);
         }
+    }
+
+    /// The same of a worker that is no longer probed and works on.
+    pub fn part(&mut self, row: u32, worker: &Worker, overflow: impl FnOnce() -> Overflow) {
+        let member = self.members.remove(&row);
+        if let Some(instance) = member.and_then(|member| self.instances.get_mut(member.instance)) {
+            instance.retired.add(worker, overflow, Worked::Unseen);
+        }
+    }
+
+    /// Monitoring was switched off, or on again: what gateways count meanwhile is told apart.
+    pub fn set_off(&mut self, off: bool) {
+        for instance in &mut self.instances {
+            instance.off = match (off, instance.off) {
+                (true, _) => Off::Now,
+                (false, Off::Now) => Off::Was,
+                (false, was) => was,
+            };
+        }
+    }
+
+    /// Starts are probed, or no longer.
+    pub fn set_counts_starts(&mut self, counts_starts: bool) {
+        self.counts_starts = counts_starts;
+    }
+
+    /// Gateways with these layouts are none of ours any more: their own counts are no longer read.
+    pub fn abandon(&mut self, layouts: &[u16]) {
+        for instance in self.instances.iter_mut().filter(|instance| layouts.contains(&instance.layout)) {
+            for source in instance.sources.drain(..) {
+                instance.carried += source.last.ended();
+            }
+            // Should it come back, what it counts meanwhile is none of ours either.
+            (instance.abandoned, instance.base, instance.base_tries) = (true, None, 0);
+        }
+    }
+
+    /// Processes are gateways by other names from now on.
+    pub fn set_names(&mut self, names: Vec<String>) {
+        self.names = names;
+    }
+
+    /// Instances are called by other rules from now on, those that run too; what there is to say about it. A name
+    /// is what counts are kept under, so that two gateways under one name stay together, and one does not take the
+    /// name of another. `id` gives a name its id.
+    pub fn rename(&mut self, rules: Vec<NameRule>, mut id: impl FnMut(&str) -> u32) -> Vec<String> {
+        self.rules = rules;
+        self.known_names.clear();
+        self.kept_names.clear();
+        let mut said = Vec::new();
+        for index in 0..self.instances.len() {
+            let masters = self.masters_of(index);
+            let names: BTreeSet<String> =
+                masters.iter().map(|master| self.root.instance_name(master, &self.rules)).collect();
+            let Some(instance) = self.instances.get(index) else { continue };
+            let old = instance.name.clone();
+            let mut names = names.into_iter().filter(|name| !name.contains(":pid-"));
+            let (Some(new), more) = (names.next(), names.next()) else { continue };
+            if new == old && more.is_none() {
+                continue;
+            }
+            if more.is_some() || self.instances.iter().any(|other| other.name == new) {
+                said.push(format!("gateway {old} keeps its name until it or gatewatch is restarted: others are counted with it, or under the name it would get"));
+                let keep = masters.iter().map(|master| ((master.pid, master.began), old.clone()));
+                self.kept_names.extend(keep);
+                continue;
+            }
+            said.push(format!("gateway {old} is called {new} from now on"));
+            let new_id = id(&new);
+            if let Some(instance) = self.instances.get_mut(index) {
+                (instance.name, instance.id) = (new, new_id);
+            }
+        }
+        said
+    }
+
+    /// The masters of an instance that run now.
+    fn masters_of(&self, index: usize) -> Vec<GatewayProcess> {
+        let sources = self.instances.get(index).into_iter().flat_map(|instance| &instance.sources);
+        let of_sources = sources.filter_map(|source| self.root.gateway_at(source.master, &self.names));
+        let members = self.members.values().filter(|member| member.instance == index);
+        let of_members = members.filter_map(|member| {
+            let process = self.root.gateway_at(member.agent_pid, &self.names)?;
+            Some(self.root.master_of(&process, &self.names)).filter(|master| !master.is_worker)
+        });
+        let mut masters: Vec<GatewayProcess> = of_sources.chain(of_members).collect();
+        masters.sort_by_key(|master| master.pid);
+        masters.dedup_by_key(|master| master.pid);
+        masters
     }
 
     /// The kernel's counts by instance, in the instances' order.
@@ -324,7 +447,7 @@ impl Fleet {
         let mut sums: Vec<Sums> = self.instances.iter().map(|instance| instance.retired.clone()).collect();
         for (row, member) in &self.members {
             if let (Some(worker), Some(sums)) = (probe.worker(*row), sums.get_mut(member.instance)) {
-                sums.add(&worker, || probe.overflow(*row), true);
+                sums.add(&worker, || probe.overflow(*row), Worked::On);
             }
         }
         sums
@@ -339,7 +462,12 @@ impl Fleet {
 
     /// Requests that ended before their gateway was watched.
     pub fn missed(&self) -> u64 {
-        self.instances.iter().map(|instance| instance.missed).sum()
+        self.instances.iter().map(|instance| instance.missed - instance.missed_off).sum()
+    }
+
+    /// Requests that ended while monitoring was off, as far as the gateways' own counts tell.
+    pub fn missed_off(&self) -> u64 {
+        self.instances.iter().map(|instance| instance.missed_off).sum()
     }
 
     /// Every instance with its sums, and with what its gateway counted meanwhile.
@@ -397,9 +525,10 @@ impl Instance {
         let layout = describe(self.layout);
         let counted = reading.and_then(|reading| self.counted(reading, before, &after, learn, layout.proven));
         // What the kernel handed over and we have not read yet is not lost.
-        let reported = self.reported + after.submitted.saturating_sub(self.drained);
+        let accounted = self.reported + self.filtered + after.submitted.saturating_sub(self.drained);
         #[allow(clippy::cast_precision_loss)] // a ratio for people
-        let coverage = counted.filter(|counted| *counted > 0).map(|counted| reported as f64 / counted as f64);
+        let coverage =
+            counted.filter(|counted| *counted > 0).map(|counted| accounted as f64 / counted as f64);
         let phases = LUA_PHASES.into_iter().zip(after.lua_ns).zip(after.lua_calls);
         snapshot::Gateway {
             name: self.name.clone(),
@@ -410,6 +539,7 @@ impl Instance {
             in_flight: counts_starts.then_some(after.in_flight),
             seen: after.ended + after.died + self.missed,
             reported: self.reported,
+            filtered: self.filtered,
             counted_by_gateway: counted,
             coverage,
             overflow: after.overflow.into_iter().collect(),
@@ -433,7 +563,7 @@ impl Instance {
             return;
         }
         let Ok(counters) = Counters::open(root, master.pid, binary) else { return };
-        if !watched_from_birth {
+        if !watched_from_birth || self.abandoned {
             // It has counted before we watched: how much, a quiet moment will tell.
             (self.base, self.base_tries) = (None, 0);
         } else if self.sources.is_empty() && self.base.is_none() {
@@ -484,7 +614,7 @@ impl Instance {
             _ => now,
         };
         self.last_moment = Some((moment, since));
-        let quiet = learn && proven && still && now - since >= REST_NS;
+        let quiet = learn && (proven || self.off == Off::Now) && still && now - since >= REST_NS;
         let Some(base) = &mut self.base else {
             if !learn {
                 return None;
@@ -497,22 +627,38 @@ impl Instance {
             }
             return None;
         };
+        // How many more the gateway counted than we saw and know to have missed.
+        let ahead = ended - base.ended - i128::from(high);
+        let drift = ahead - i128::from(self.missed);
         if quiet {
-            // How many more the gateway counted than we saw and know to have missed.
-            let ahead = ended - base.ended - i128::from(high);
-            let drift = ahead - i128::from(self.missed);
             if drift.unsigned_abs() <= u128::from(base.slack) {
                 base.ended += drift;
                 base.slack = 0;
             } else if drift > 0 {
-                self.missed = u64::try_from(ahead).unwrap_or(self.missed);
+                self.miss(ahead);
             }
+            if self.off == Off::Was {
+                self.off = Off::No;
+            }
+        } else if learn && self.off != Off::No && drift > i128::from(SLACK_BUSY) {
+            // No rest yet: what is sure already.
+            self.miss(ahead - i128::from(SLACK_BUSY));
         }
+        let base = self.base?;
         // Fewer than ours: the last moments of a master that is gone were not read. A few more: a request is on its
         // way between the two counts.
         let way = if quiet { 0 } else { SLACK.max(base.slack) };
         let counted = u64::try_from(ended - base.ended).unwrap_or(0);
         let ours = high + self.missed;
         Some(if counted <= ours + way { ours } else { counted })
+    }
+
+    /// So many were missed in all.
+    fn miss(&mut self, missed: i128) {
+        let missed = u64::try_from(missed).unwrap_or(self.missed).max(self.missed);
+        if self.off != Off::No {
+            self.missed_off += missed - self.missed;
+        }
+        self.missed = missed;
     }
 }

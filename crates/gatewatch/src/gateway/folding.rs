@@ -11,6 +11,7 @@ use gatewatch_decode::{
 use gatewatch_event::request::{Request, path_of};
 use gatewatch_export::log::{Details, Level, Log};
 use gatewatch_insight::{
+    filter::{Filter, Seen},
     ledger::{Ledger, Stage},
     traffic::{Observation, Traffic},
 };
@@ -29,6 +30,7 @@ pub struct Folding {
     pub fleet: Fleet,
     pub traffic: Traffic,
     pub masker: Masker,
+    pub filter: Filter,
     pub memos: Memos,
     pub log: Log,
     pub ledger: Ledger,
@@ -121,6 +123,16 @@ impl Folding {
         let Some(instance) = self.fleet.instance_of(request.worker) else {
             return self.ledger.lose(Stage::Decode, "layout_unproven", 1);
         };
+        let seen = Seen {
+            method: request.method_name,
+            status: request.status,
+            host: request.host,
+            client: request.remote.ip(),
+        };
+        if let Some(kind) = self.filter.refuses(&seen) {
+            instance.filtered += 1;
+            return self.ledger.lose(Stage::Filter, kind, 1);
+        }
         instance.reported += 1;
         let gateway = instance.id;
         let masker = &self.masker;

@@ -16,6 +16,8 @@ use gatewatch_capture::{
 use gatewatch_export::log::Level;
 use gatewatch_target::{binary::FileKey, lua, process::ProcRoot};
 
+use super::reaper::Reaper;
+
 /// Looks at a process's memory map before it is said to have no Lua: nginx loads modules a while after it begins.
 const LOOKS: u32 = 8;
 
@@ -25,6 +27,8 @@ pub struct LuaProbes {
     attached: Vec<(FileKey, Attachment)>,
     /// Processes looked at, and how often.
     looks: HashMap<u32, u32>,
+    /// Probes of before may still run: others beside them would count twice.
+    ending: bool,
     requests_before: u64,
     /// Requests and runs of phases when the class was attached.
     since: (u64, u64),
@@ -33,7 +37,14 @@ pub struct LuaProbes {
 impl LuaProbes {
     /// `wanted` may change at any time.
     pub fn new(wanted: Arc<AtomicBool>) -> Self {
-        Self { wanted, attached: Vec::new(), looks: HashMap::new(), requests_before: 0, since: (0, 0) }
+        Self {
+            wanted,
+            attached: Vec::new(),
+            looks: HashMap::new(),
+            ending: false,
+            requests_before: 0,
+            since: (0, 0),
+        }
     }
 
     /// Brings what is attached in line with what is wanted, for the gateway processes `pids`; what there is to say
@@ -41,11 +52,17 @@ impl LuaProbes {
     pub fn tick(
         &mut self,
         probe: &mut NginxProbe,
+        reaper: &mut Reaper,
         root: &ProcRoot,
         pids: &[u32],
         requests: u64,
         calls: u64,
     ) -> Vec<(Level, String)> {
+        if self.ending && reaper.is_done() {
+            self.ending = false;
+            // What the last runs left behind.
+            probe.set_lua_attached(false);
+        }
         let mut said = Vec::new();
         if !self.wanted.load(Ordering::Relaxed) {
             if !self.attached.is_empty() {
@@ -53,10 +70,12 @@ impl LuaProbes {
                     Level::Info,
                     format!("Lua phases are no longer probed; {}", self.describe(probe, requests, calls)),
                 ));
-                self.attached.clear();
-                probe.set_lua_attached(false);
+                self.let_go(probe, reaper);
             }
             self.looks.clear();
+            return said;
+        }
+        if self.ending {
             return said;
         }
         self.looks.retain(|pid, _| pids.contains(pid));
@@ -90,6 +109,16 @@ impl LuaProbes {
             }
         }
         said
+    }
+
+    /// Detaches everywhere; what is wanted stays wanted.
+    pub fn let_go(&mut self, probe: &mut NginxProbe, reaper: &mut Reaper) {
+        self.looks.clear();
+        if !self.attached.is_empty() {
+            self.ending = true;
+            reaper.end(self.attached.drain(..).map(|(_, attachment)| attachment).collect());
+            probe.set_lua_attached(false);
+        }
     }
 
     /// The class's cost so far, while it is attached and requests come.

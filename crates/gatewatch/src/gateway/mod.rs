@@ -4,10 +4,14 @@ mod agent;
 mod cost;
 mod fleet;
 mod folding;
+pub mod live;
 mod lua;
 mod memo;
+mod prepared;
 pub mod proof;
 mod publish;
+mod reaper;
+mod reload;
 mod status;
 mod watch;
 
@@ -23,10 +27,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use gatewatch_capture::clock;
-use gatewatch_config::Config;
 use gatewatch_export::http::{self, Exchange};
 
-use agent::Agent;
+use crate::source::{Loaded, Source};
+use agent::{Agent, Ends};
+use live::Live;
+use prepared::Prepared;
+use reload::Ask;
 
 use crate::network::Network;
 
@@ -34,7 +41,9 @@ use crate::network::Network;
 ///
 /// # Errors
 /// When the kernel, the address or the configuration refuse.
-pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
+pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
+    let Loaded { config, bytes } = source.load()?;
+    let config = Arc::new(config);
     let exchange = Arc::new(Exchange::default());
     let stop = Arc::new(AtomicBool::new(false));
     let address: SocketAddr = config.listen.0;
@@ -57,18 +66,20 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
         )
     })?;
 
-    // Before anything is attached: a second agent should fail first.
-    let (_live, newest) = tokio::sync::watch::channel(Arc::new(config.clone()));
-    let network = Network::start(newest, Arc::clone(&exchange))?;
     let lua_wanted = Arc::new(AtomicBool::new(config.gateway.lua_phases));
     let status = status::Slot::default();
+    let live = Arc::new(Live::new(Arc::clone(&config)));
+    // Before anything is attached: a second agent should fail first.
+    let network = Network::start(live.subscribe(), Arc::clone(&exchange))?;
+    let prepared = Prepared::new(Arc::clone(&config), &config)?;
+    let (ask, news) = reload::start(source, bytes, config).context("cannot start")?;
     let hot = {
         let (lua_wanted, status) = (Arc::clone(&lua_wanted), Arc::clone(&status));
-        let (exchange, stop, config) = (Arc::clone(&exchange), Arc::clone(&stop), config.clone());
+        let (exchange, stop, live) = (Arc::clone(&exchange), Arc::clone(&stop), Arc::clone(&live));
         // The agent is made by the thread that runs it: its rings stay there.
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
-            match Agent::new(&config, Arc::clone(&exchange), lua_wanted, status) {
+            match Agent::new(prepared, Ends { exchange, lua_wanted, status, news, live }) {
                 Ok(mut agent) => {
                     let _waiting = started.send(Ok(()));
                     while !stop.load(Ordering::Relaxed) {
@@ -95,12 +106,9 @@ pub fn run(config: &Config, limit: Option<Duration>) -> Result<()> {
         }
     };
     runtime.spawn(switch_on_signal(lua_wanted));
-    runtime.spawn(answer_hangup(Arc::clone(&exchange)));
-    if let Some(url) = config.gateway.status_url.clone() {
-        runtime.spawn(status::ask(url, Arc::clone(&exchange), status));
-    }
-    let served =
-        runtime.block_on(http::serve(listener, exchange, clock::monotonic, config.metrics.enabled, stopped));
+    runtime.spawn(answer_hangup(ask, Arc::clone(&exchange)));
+    runtime.spawn(status::ask(live.subscribe(), Arc::clone(&exchange), status));
+    let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
     stop.store(true, Ordering::Relaxed);
     network.finish(for_good.load(Ordering::Relaxed));
     hot.join().map_err(|_| {
@@ -118,12 +126,14 @@ async fn switch_on_signal(lua_wanted: Arc<AtomicBool>) {
     }
 }
 
-/// SIGHUP asks others to read their configuration anew: it must not end us.
-async fn answer_hangup(exchange: Arc<Exchange>) {
+/// SIGHUP asks to read the configuration's file now.
+async fn answer_hangup(ask: Ask, exchange: Arc<Exchange>) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
-        exchange.say("SIGHUP: this version takes a new configuration only when it is restarted".to_owned());
+        if !ask.now() {
+            exchange.say("SIGHUP: there is no configuration file (--config) to be read anew".to_owned());
+        }
     }
 }
 

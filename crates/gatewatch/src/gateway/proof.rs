@@ -1,6 +1,6 @@
 //! One binary being watched, and whether its layout is true.
 
-use std::sync::Arc;
+use std::{fs::File, os::fd::AsRawFd, path::PathBuf, sync::Arc};
 
 use gatewatch_capture::nginx::Attachment;
 use gatewatch_decode::{
@@ -54,20 +54,60 @@ enum State {
 pub struct Watched {
     /// What it is.
     pub binary: Arc<Binary>,
-    /// Its probes: detached with it.
-    _attachment: Attachment,
+    /// Its file, held open: the processes that run it may come and go.
+    file: File,
+    /// Its probes; `None`: they are being ended, and its last records read.
+    attachment: Option<Attachment>,
     candidate: usize,
     state: State,
 }
 
+impl State {
+    const BEGIN: Self = Self::Proving { agreed: 0, held: Vec::new() };
+}
+
+/// A path that leads to an open file, whatever has become of its name.
+pub fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
 impl Watched {
     /// Begins with the first candidate.
-    pub fn new(binary: Arc<Binary>, attachment: Attachment) -> Self {
-        Self {
-            binary,
-            _attachment: attachment,
-            candidate: 0,
-            state: State::Proving { agreed: 0, held: Vec::new() },
+    pub fn new(binary: Arc<Binary>, file: File, attachment: Attachment) -> Self {
+        Self { binary, file, attachment: Some(attachment), candidate: 0, state: State::BEGIN }
+    }
+
+    /// Begins anew with other candidates for the same file.
+    pub fn retry(&mut self, binary: Arc<Binary>) {
+        (self.binary, self.candidate, self.state) = (binary, 0, State::BEGIN);
+    }
+
+    /// There is no layout that fits.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.state, State::Refused)
+    }
+
+    /// Its file and its probes.
+    pub fn attachment(&mut self) -> Option<(PathBuf, &mut Attachment)> {
+        let path = path_of(&self.file);
+        self.attachment.as_mut().map(|attachment| (path, attachment))
+    }
+
+    /// Its probes, to be ended; records of it may still come.
+    pub fn detach(&mut self) -> Option<Attachment> {
+        self.attachment.take()
+    }
+
+    /// Its probes have ended or are about to.
+    pub fn is_detached(&self) -> bool {
+        self.attachment.is_none()
+    }
+
+    /// Records that wait for the proof.
+    pub fn held(&self) -> u64 {
+        match &self.state {
+            State::Proving { held, .. } => u64::try_from(held.len()).unwrap_or(0),
+            State::Proven { .. } | State::Refused => 0,
         }
     }
 

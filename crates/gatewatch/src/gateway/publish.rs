@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use gatewatch_capture::{nginx::NginxProbe, process::ProcessProbe};
-use gatewatch_export::network::Map;
-use gatewatch_export::snapshot::{Figures, Program, Row, Snapshot, Statistics};
+use gatewatch_export::{
+    network::Map,
+    snapshot::{Figures, Program, Reloads, Row, Snapshot, Statistics},
+};
 use gatewatch_insight::{
     ledger::Ledger,
     traffic::{Dimension, Summary, Traffic, Windowed},
@@ -39,8 +41,14 @@ pub struct Window {
 impl Window {
     /// The first begins at `now`.
     pub fn new(now: u64, interval: Duration) -> Self {
-        let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-        Self { began_ns: now, interval_ns, last: Statistics::default() }
+        let mut window = Self { began_ns: now, interval_ns: 0, last: Statistics::default() };
+        window.set_interval(interval);
+        window
+    }
+
+    /// How long one lasts, from the one that has begun on.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// It is time for the next; never, where no interval is set.
@@ -133,13 +141,15 @@ pub struct Scene<'a> {
     pub window: &'a Window,
     /// The binaries.
     pub watched: &'a [Option<Watched>],
+    /// What became of changes of the configuration.
+    pub reloads: Reloads,
     /// From the monotonic clock to the calendar.
     pub clock_offset: u64,
 }
 
 /// Everything, now.
 pub fn snapshot(scene: Scene<'_>) -> Snapshot {
-    let Scene { probe, processes, fleet, traffic, ledger, window, watched, clock_offset } = scene;
+    let Scene { probe, processes, fleet, traffic, ledger, window, watched, reloads, clock_offset } = scene;
     let describe = |id: u16| layout(watched, id);
     let coarse_starts = fleet.sums(probe).iter().map(|sums| sums.start_dropped).sum();
     let programs =
@@ -159,6 +169,7 @@ pub fn snapshot(scene: Scene<'_>) -> Snapshot {
             .collect(),
         programs: programs.map(|(name, run_ns, runs)| Program { name, run_ns, runs }).collect(),
         agent: cost::read(),
+        reloads,
         statistics: Statistics { all: row(String::new(), traffic.all()), ..window.statistics().clone() },
     }
 }

@@ -14,6 +14,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
+use super::live::Newest;
+
 /// How often it is asked. Each question is a request of the gateway's, and is reported as such.
 const INTERVAL: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,30 +29,56 @@ const ANSWER_MAX: usize = 64 << 10;
 pub struct Learned {
     /// Requests that ended by the gateway's count, while we watched.
     pub counted: u64,
-    /// Requests reported, over `counted`.
+    /// Requests reported or filtered out, over `counted`.
     pub coverage: Option<f64>,
 }
 
 /// Shared with the hot loop, which only ever reads it.
 pub type Slot = Arc<Mutex<Option<Learned>>>;
 
-/// Asks for ever.
-pub async fn ask(url: String, exchange: Arc<Exchange>, slot: Slot) {
+/// Asks for ever, at the address the newest configuration names.
+pub async fn ask(mut newest: Newest, exchange: Arc<Exchange>, slot: Slot) {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let mut base = None;
+    let (mut asked, mut told): (Option<String>, Option<String>) = (None, None);
     loop {
-        let learned = match compare(&client, &url, &exchange, &mut base).await {
-            Ok(learned) => learned,
-            Err(error) => {
-                exchange.say(format!("gateway.status_url is of no use now: {error:#}"));
-                base = None;
-                None
-            }
+        let url = newest.borrow_and_update().gateway.status_url.clone();
+        if url != asked {
+            (base, told) = (None, None);
+            asked.clone_from(&url);
+        }
+        let learned = match &url {
+            None => None,
+            Some(url) => match compare(&client, url, &exchange, &mut base).await {
+                Ok(learned) => {
+                    told = None;
+                    learned
+                }
+                Err(error) => {
+                    let text = format!("gateway.status_url is of no use now: {error:#}");
+                    // The same each 10 s would say no more.
+                    if told.as_ref() != Some(&text) {
+                        exchange.say(text.clone());
+                        told = Some(text);
+                    }
+                    base = None;
+                    None
+                }
+            },
         };
         if let Ok(mut slot) = slot.lock() {
             *slot = learned;
         }
-        tokio::time::sleep(INTERVAL).await;
+        let until = tokio::time::Instant::now() + INTERVAL;
+        while let Ok(changed) = tokio::time::timeout_at(until, newest.changed()).await {
+            // Without a sender there will be no other configuration, and soon no agent.
+            if changed.is_err() {
+                return;
+            }
+            if newest.borrow_and_update().gateway.status_url != asked {
+                break;
+            }
+        }
     }
 }
 
@@ -78,7 +106,7 @@ async fn compare(
     let counted = u64::try_from(ended - base).unwrap_or(0);
     let ours = counted + SLACK_MAX >= low && counted <= high + SLACK_MAX;
     let counted = if ours { high } else { counted };
-    let reported: u64 = after.gateways.iter().map(|gateway| gateway.reported).sum();
+    let reported: u64 = after.gateways.iter().map(|gateway| gateway.reported + gateway.filtered).sum();
     #[allow(clippy::cast_precision_loss)] // a ratio for people
     let coverage = (counted > 0).then(|| reported as f64 / counted as f64);
     Ok(Some(Learned { counted, coverage }))

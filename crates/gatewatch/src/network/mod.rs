@@ -18,11 +18,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use gatewatch_capture::CaptureError;
-use gatewatch_config::Config;
 use gatewatch_export::{http::Exchange, log::Level};
 
 /// How often it is looked whether anything is to be watched.
 const LOOK: Duration = Duration::from_millis(500);
+
+use crate::gateway::live::Newest;
 
 use lock::Lock;
 use watch::Watch;
@@ -37,9 +38,6 @@ pub struct Network {
     thread: JoinHandle<()>,
     shared: Arc<Shared>,
 }
-
-/// The configuration as it is now, and when it changes.
-pub type Newest = tokio::sync::watch::Receiver<Arc<Config>>;
 
 #[derive(Debug, Default)]
 struct Shared {

@@ -76,33 +76,36 @@ impl Counted {
     }
 }
 
-/// What the kernel's table of connections gave up for want of room.
+/// What is accounted to no connection that is known, and why.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Evicted {
-    /// Their packets.
-    pub amount: Amount,
-    /// How many.
-    pub connections: u64,
-    begun_before: u64,
+pub struct Beyond {
+    /// Accounted by an earlier agent, to connections that had ended before this one came.
+    pub inherited: Amount,
+    /// Of connections the kernel's table gave up for want of room.
+    pub evicted: Amount,
+    /// How many those are.
+    pub evictions: u64,
+    begun_before: Option<u64>,
 }
 
-impl Evicted {
-    /// None yet, from here on.
-    pub fn after(counted: &Counted, connections: &Connections) -> Self {
-        let live: u64 = connections.live().map(|(_, _, n)| n).sum();
+impl Beyond {
+    /// After a walk that found `live` connections; `before` was read before it. So a packet on its way may be missing
+    /// here, never be here twice; at rest the sums are exact.
+    pub fn update(&mut self, before: &Counted, connections: &Connections, live: u64) {
         let (ended, _) = connections.ended_counts();
-        Self { begun_before: counted.begun.saturating_sub(live + ended), ..Self::default() }
-    }
-
-    /// After a walk that found `live` connections; `before` was read before it. Exact at rest; under load what is on
-    /// its way may be missing.
-    pub fn update(&mut self, before: &Counted, connections: &Connections, live: u64, inherited: Amount) {
+        let begun_before = *self.begun_before.get_or_insert(before.begun.saturating_sub(live + ended));
+        let evictions = before.begun.saturating_sub(begun_before + ended + live);
+        self.evictions = self.evictions.max(evictions);
         let beyond = before.beyond(connections);
-        self.amount.packets = self.amount.packets.max(beyond.packets.saturating_sub(inherited.packets));
-        self.amount.bytes = self.amount.bytes.max(beyond.bytes.saturating_sub(inherited.bytes));
-        let (ended, _) = connections.ended_counts();
-        let evicted = before.begun.saturating_sub(self.begun_before + ended + live);
-        self.connections = self.connections.max(evicted);
+        let more = |known: u64, other: u64, all: u64| known.max(all.saturating_sub(other));
+        let (inherited, evicted) = (self.inherited, self.evicted);
+        if self.evictions == 0 {
+            self.inherited.packets = more(inherited.packets, evicted.packets, beyond.packets);
+            self.inherited.bytes = more(inherited.bytes, evicted.bytes, beyond.bytes);
+        } else {
+            self.evicted.packets = more(evicted.packets, inherited.packets, beyond.packets);
+            self.evicted.bytes = more(evicted.bytes, inherited.bytes, beyond.bytes);
+        }
     }
 }
 
@@ -117,7 +120,7 @@ pub fn take(watch: &Watch<'_>) -> Picture {
         probes: vec![("packets", true), ("connections", watch.tcp.is_some())],
         repairs: watch.repairs.iter().map(|(what, n)| (*what, *n)).collect(),
         blind_ns: watch.blind_ns,
-        evicted: watch.evicted.connections,
+        evicted: watch.beyond.evictions,
         samples_lost: probe.tally(Tally::NETWORK_NO_SAMPLE),
         ..Picture::default()
     };
@@ -137,8 +140,8 @@ pub fn take(watch: &Watch<'_>) -> Picture {
         ("not_ip", counted.not_ip),
         ("malformed", counted.malformed),
         ("no_room", counted.no_room),
-        ("evicted", watch.evicted.amount),
-        ("earlier_agent", watch.inherited),
+        ("evicted", watch.beyond.evicted),
+        ("earlier_agent", watch.beyond.inherited),
     ];
     for (interface, modes) in probe.watched() {
         for (direction, mode) in DIRECTIONS.into_iter().zip([modes.ingress, modes.egress]) {

@@ -35,12 +35,12 @@ use gatewatch_target::{
 };
 
 use super::{
-    Newest, Shared,
+    Shared,
     listing::{self, Sources},
     picture,
     wanted::Wanted,
 };
-use crate::settings;
+use crate::{gateway::live::Newest, settings};
 
 /// Samples are taken from their ring so often: at 3,000 new connections a second it fills in one.
 const NAP: Duration = Duration::from_millis(100);
@@ -70,9 +70,7 @@ pub struct Watch<'a> {
     pub(super) containers: HashMap<u64, String>,
     pub(super) repairs: BTreeMap<&'static str, u64>,
     pub(super) blind_ns: u64,
-    /// What was counted before this agent, and is accounted to no connection it knows.
-    pub(super) inherited: gatewatch_export::network::Amount,
-    pub(super) evicted: picture::Evicted,
+    pub(super) beyond: picture::Beyond,
     pub(super) drop_reasons: BTreeMap<u32, String>,
     refused: BTreeMap<String, String>,
     checked_ns: u64,
@@ -133,8 +131,7 @@ impl<'a> Watch<'a> {
             containers: HashMap::new(),
             repairs: [("attachment", 0), ("interface", 0), ("probe", 0)].into(),
             blind_ns: 0,
-            inherited: Default::default(),
-            evicted: picture::Evicted::default(),
+            beyond: picture::Beyond::default(),
             drop_reasons: gatewatch_capture::connection::drop_reasons().into_iter().collect(),
             refused: BTreeMap::new(),
             checked_ns: now,
@@ -149,7 +146,6 @@ impl<'a> Watch<'a> {
         watch.packets.drop_strangers();
         watch.follow_tcp();
         watch.walk(now);
-        watch.inherit();
         Ok(watch)
     }
 
@@ -429,20 +425,13 @@ impl<'a> Watch<'a> {
                 self.recognisers.remove(&id);
             }
         }
-        self.evicted.update(&before, &self.connections, live, self.inherited);
+        self.beyond.update(&before, &self.connections, live);
         self.walked_ns = now;
         self.walk_cost_ns = clock::monotonic().saturating_sub(began);
         if strange && now.saturating_sub(self.looked_ns) >= LOOK_NS {
             self.looked_ns = now;
             self.learn_containers();
         }
-    }
-
-    /// What was counted before this agent came, less what is still to be seen of it.
-    fn inherit(&mut self) {
-        let counted = picture::Counted::now(&self.packets);
-        self.inherited = counted.beyond(&self.connections);
-        self.evicted = picture::Evicted::after(&counted, &self.connections);
     }
 
     pub(super) fn sockets(&self) -> Vec<Socket> {

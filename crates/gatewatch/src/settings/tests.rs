@@ -1,7 +1,11 @@
 use gatewatch_event::request::{Method, Protocol};
-use gatewatch_insight::traffic::Observation;
+use gatewatch_insight::traffic::{Observation, Traffic};
 
 use super::*;
+
+fn traffic(config: &Config) -> Result<Traffic> {
+    super::traffic(config).map(Traffic::new)
+}
 
 fn config(yaml: &str) -> Config {
     Config::parse(yaml, "test").unwrap_or_else(|error| panic!("{yaml}\n{error}"))
@@ -200,4 +204,20 @@ fn hosts_are_clean_labels() {
         assert_eq!(clean, expected, "{host:?}");
     }
     assert!(matches!(clean_host("plain".into()), Cow::Borrowed("plain")), "without a copy");
+}
+
+/// Values of one kind are gathered over the whole list.
+#[test]
+fn filters_over_the_whole_list() {
+    use gatewatch_insight::filter::Seen;
+    let yaml = "monitoring:\n  filters:\n    - { method: GET, port: 80 }\n    - { method: POST }\n    - { status: 5xx, network: 10.0.0.0/8 }\n";
+    let filter = filter(&config(yaml)).unwrap();
+    let refuses = |method: &str, status| {
+        let client = "10.0.0.1".parse().ok();
+        filter.refuses(&Seen { method: method.as_bytes(), status, host: b"h", client })
+    };
+    assert_eq!(refuses("GET", 500), None);
+    assert_eq!(refuses("POST", 503), None);
+    assert_eq!(refuses("PUT", 500), Some("method"));
+    assert_eq!(refuses("GET", 404), Some("status"));
 }

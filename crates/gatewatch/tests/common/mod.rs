@@ -22,6 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub mod net;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -58,7 +60,7 @@ impl Turn {
             Path::new(NGINX).exists(),
             "these tests need Debian's nginx with its Lua module (libnginx-mod-http-lua)"
         );
-        for tool in ["curl", "wrk", "h2load", "openssl"] {
+        for tool in ["curl", "wrk", "h2load", "openssl", "iperf3", "python3"] {
             let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
                 .any(|directory| directory.join(tool).exists());
             assert!(found, "these tests need {tool}");
@@ -511,6 +513,7 @@ pub struct AgentSetup {
     env: Vec<(String, String)>,
     args: Vec<String>,
     wrapper: Vec<String>,
+    network: bool,
 }
 
 impl AgentSetup {
@@ -522,7 +525,14 @@ impl AgentSetup {
             env: Vec::new(),
             args: Vec::new(),
             wrapper: Vec::new(),
+            network: false,
         }
+    }
+
+    /// Watches packets too: only one agent a network namespace can.
+    pub fn network(mut self) -> Self {
+        self.network = true;
+        self
     }
 
     pub fn config(mut self, yaml: &str) -> Self {
@@ -590,6 +600,9 @@ impl AgentSetup {
             let file = dir.path().join("config.yaml");
             fs::write(&file, self.config).unwrap();
             words.extend(["--config".to_owned(), file.to_str().unwrap().to_owned()]);
+        }
+        if !self.network {
+            words.push("--no-network".to_owned());
         }
         words.extend(self.args);
         let (program, args) = words.split_first().unwrap();
@@ -727,6 +740,20 @@ impl Agent {
     }
 
     /// Waits until so many are reported, and reports that it stays so.
+    /// Waits until packets of an interface are counted.
+    pub fn wait_attached(&self, interface: &str) -> Metrics {
+        self.wait_metrics(SOON, "the interface is watched", |metrics| {
+            metrics.select("gatewatch_network_attached", &[("interface", interface)]).next().is_some()
+        })
+    }
+
+    /// The connections it tells of.
+    pub fn connections(&self) -> Vec<Value> {
+        let (status, body) = get(self.port, "/api/v1/connections").unwrap();
+        assert_eq!(status, 200, "{body}");
+        body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     pub fn wait_reported(&self, count: u64) -> Metrics {
         self.wait_metrics(SOON, &format!("{count} requests are reported"), |metrics| {
             metrics.reported() >= count
@@ -815,6 +842,18 @@ impl Metrics {
     /// Requests that are counted as lost.
     pub fn lost(&self) -> u64 {
         self.sum("gatewatch_lost_total", &[]) - self.sum("gatewatch_lost_total", &[("stage", "export")])
+    }
+
+    /// Only what tells of packets and connections, for messages.
+    pub fn network(&self) -> String {
+        let told = ["network", "connection", "application", "attached", "tcp_", "repairs"];
+        let line = |line: &&str| {
+            told.iter().any(|name| line.contains(name))
+                && !line.starts_with('#')
+                && !line.contains("_bucket")
+                && !line.contains("_map_")
+        };
+        self.text.lines().filter(line).collect::<Vec<_>>().join("\n")
     }
 
     /// Only what tells of counts, for messages.

@@ -139,6 +139,11 @@ impl PathGroups {
         }
     }
 
+    /// At most so many groups from now on; those handed out stay.
+    pub fn set_max_groups(&mut self, max_groups: usize) {
+        self.limits.max_groups = max_groups;
+    }
+
     /// The group of one request, and a lesson from it. `scope` keeps APIs apart (a host, a service); `path` is the
     /// target as it stood in the request line: a query, a fragment and a `scheme://host` before it are cut.
     pub fn group(&mut self, scope: u32, path: &[u8]) -> GroupId {

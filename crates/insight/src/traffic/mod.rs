@@ -1,5 +1,6 @@
 //! Requests folded into counts: by endpoint for the metrics, by dimension and window for people.
 
+mod analysis;
 mod endpoint;
 mod names;
 mod summary;
@@ -12,13 +13,14 @@ use gatewatch_event::request::{Method, Protocol};
 use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
+pub use analysis::{Analysis, UNTRACKED};
 pub use endpoint::{BUCKETS, Endpoint, EndpointKey, Histogram, Labels, Upstream};
 pub use names::{Names, OTHER};
 pub use summary::{Sample, Summary, Windowed, class};
 
 use crate::{
     paths::{Limits, PathGroups},
-    routes::Routes,
+    routes::{Routes, ServiceId},
 };
 
 /// How much is told apart.
@@ -36,6 +38,23 @@ impl Default for Bounds {
     fn default() -> Self {
         Self { hosts: 1000, paths: 4000, endpoints: 2000 }
     }
+}
+
+/// By what requests are told apart. May be exchanged while they are counted: see [`Traffic::configure`].
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// How much.
+    pub bounds: Bounds,
+    /// Services.
+    pub routes: Routes,
+    /// The paths of the routing rules, by rule, that are to name the groups of what they match.
+    pub rule_paths: Vec<Option<Arc<str>>>,
+    /// Routes whose "service" is a template of paths.
+    pub templates: Routes,
+    /// Hosts that have figures of their own.
+    pub hosts: Analysis,
+    /// Paths likewise.
+    pub paths: Analysis,
 }
 
 /// A request as it is folded; its texts are masked already.
@@ -117,26 +136,41 @@ pub enum Dimension {
 /// Upstream servers told apart.
 const UPSTREAMS_MAX: usize = 256;
 
+/// Services ever told apart; what exceeds this is `other`.
+const SERVICES_MAX: usize = 20_000;
+
+/// Hosts whose folding is remembered.
+const FOLDED_HOSTS: usize = 4096;
+
 /// Stands for requests that were never understood so far as to have a path.
 const NO_PATH: u32 = u32::MAX;
+
+/// Stands for paths without figures of their own.
+const FOLDED_PATH: u32 = u32::MAX - 1;
 
 /// No group of its own.
 const OTHER_PATH: u32 = u32::MAX;
 
 /// All that is known of the traffic.
 pub struct Traffic {
-    bounds: Bounds,
-    routes: Routes,
-    templates: Routes,
+    settings: Settings,
     groups: PathGroups,
     gateways: Names,
     hosts: Names,
-    /// Paths by group id from the learner, then templates and rules: name, host.
+    /// What hosts are counted under, while not each is counted under itself.
+    host_memo: HashMap<Box<str>, u32, FxBuildHasher>,
+    /// Paths of the learner, of templates and of rules: name, host.
     paths: Vec<(Arc<str>, u32)>,
+    /// The same by host and name: a template may take over what was learned, and has its counts go on.
+    path_ids: HashMap<(u32, Arc<str>), u32, FxBuildHasher>,
     by_group: Vec<u32>,
     by_template: HashMap<(u32, u32), u32, FxBuildHasher>,
+    /// Paths that templates and rules named, under this configuration and those before it.
+    named: usize,
     services: Vec<Arc<str>>,
-    rule_paths: Vec<Option<Arc<str>>>,
+    service_index: HashMap<Arc<str>, u32, FxBuildHasher>,
+    /// By the routes' own numbers; 0: not met yet.
+    service_ids: Vec<u32>,
     endpoints: Vec<Endpoint>,
     index: HashMap<EndpointKey, usize, FxBuildHasher>,
     peers: Names,
@@ -180,24 +214,23 @@ const PROTOCOLS: [Protocol; 6] = [
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Traffic {
-    /// `rule_paths` are the paths of the routing rules, by rule, that are to name the groups of what they match;
-    /// `templates` routes whose "service" is the template.
+    /// Nothing counted yet.
     #[must_use]
-    pub fn new(bounds: Bounds, routes: Routes, rule_paths: Vec<Option<Arc<str>>>, templates: Routes) -> Self {
-        let mut services: Vec<Arc<str>> = vec![Arc::from("")];
-        services.extend(routes.services().map(|(_, name)| Arc::from(name)));
-        Self {
-            groups: PathGroups::new(Limits { max_groups: bounds.paths, ..Limits::default() }),
+    pub fn new(settings: Settings) -> Self {
+        let mut traffic = Self {
+            groups: PathGroups::new(Limits { max_groups: settings.bounds.paths, ..Limits::default() }),
             gateways: Names::new(64),
-            hosts: Names::new(bounds.hosts),
-            bounds,
-            routes,
-            templates,
+            hosts: Names::new(settings.bounds.hosts),
+            host_memo: HashMap::default(),
+            settings: Settings::default(),
             paths: Vec::new(),
+            path_ids: HashMap::default(),
             by_group: Vec::new(),
             by_template: HashMap::default(),
-            services,
-            rule_paths,
+            named: 0,
+            services: vec![Arc::from("")],
+            service_index: HashMap::default(),
+            service_ids: Vec::new(),
             endpoints: Vec::new(),
             index: HashMap::default(),
             peers: Names::new(UPSTREAMS_MAX),
@@ -213,7 +246,21 @@ impl Traffic {
             protocol_table: Table::default(),
             folded: Folded::default(),
             last_ended_ns: 0,
-        }
+        };
+        traffic.configure(settings);
+        traffic
+    }
+
+    /// Tells requests apart by other settings from now on. What was counted stays where it was counted, under names
+    /// that mean the same as before.
+    pub fn configure(&mut self, settings: Settings) {
+        self.hosts.set_max(settings.bounds.hosts);
+        self.groups.set_max_groups(settings.bounds.paths);
+        // These are by numbers of rules and templates, which are others now.
+        self.host_memo.clear();
+        self.by_template.clear();
+        self.service_ids = vec![0; settings.routes.service_count()];
+        self.settings = settings;
     }
 
     /// The id of a gateway instance.
@@ -223,12 +270,12 @@ impl Traffic {
 
     /// Counts one request. `now` is its end, in nanoseconds of any clock that does not go back.
     pub fn observe(&mut self, seen: &Observation<'_>, now: u64) -> Place {
-        let host = self.hosts.id(seen.host);
+        let host = self.host(seen.host);
         if host == 0 {
             self.folded.hosts += 1;
         }
-        let route = self.routes.find(seen.host.as_bytes(), seen.path.as_bytes());
-        let service = route.and_then(|route| u32::try_from(route.service.index() + 1).ok()).unwrap_or(0);
+        let route = self.settings.routes.find(seen.host.as_bytes(), seen.path.as_bytes());
+        let service = route.map_or(0, |route| self.service(route.service));
         let path = self.path(host, seen, route.map(|route| route.rule));
         if path == OTHER_PATH {
             self.folded.paths += 1;
@@ -242,13 +289,67 @@ impl Traffic {
         Place { path, service }
     }
 
+    fn host(&mut self, host: &str) -> u32 {
+        if self.settings.hosts.takes_all() {
+            return self.hosts.id(host);
+        }
+        if let Some(id) = self.host_memo.get(host) {
+            return *id;
+        }
+        let id = match self.settings.hosts.fold(host, "") {
+            Some(folded) => self.hosts.reserved(folded),
+            None => self.hosts.id(host),
+        };
+        if self.host_memo.len() >= FOLDED_HOSTS {
+            self.host_memo.clear();
+        }
+        self.host_memo.insert(host.into(), id);
+        id
+    }
+
+    fn service(&mut self, found: ServiceId) -> u32 {
+        let known = self.service_ids.get(found.index()).copied().unwrap_or(0);
+        if known != 0 {
+            return known;
+        }
+        let mut name = self.settings.routes.name(found);
+        if self.services.len() > SERVICES_MAX && !self.service_index.contains_key(name) {
+            name = OTHER;
+        }
+        let id = match self.service_index.get(name) {
+            Some(id) => *id,
+            None => {
+                let Ok(id) = u32::try_from(self.services.len()) else { return 0 };
+                let name: Arc<str> = Arc::from(name);
+                self.services.push(Arc::clone(&name));
+                self.service_index.insert(name, id);
+                id
+            }
+        };
+        if let Some(place) = self.service_ids.get_mut(found.index()) {
+            *place = id;
+        }
+        id
+    }
+
     fn path(&mut self, host: u32, seen: &Observation<'_>, rule: Option<usize>) -> u32 {
-        if let Some(template) = self.templates.service(seen.host.as_bytes(), seen.path.as_bytes()) {
-            let name: Arc<str> = Arc::from(self.templates.name(template));
+        if let Some(folded) = self.settings.paths.fold("", seen.path) {
+            let id = if folded.is_empty() { NO_PATH } else { FOLDED_PATH };
+            return match self.by_template.get(&(host, id)) {
+                Some(path) => *path,
+                None => {
+                    let path = self.add_path(Arc::from(folded), host);
+                    self.by_template.insert((host, id), path);
+                    path
+                }
+            };
+        }
+        if let Some(template) = self.settings.templates.service(seen.host.as_bytes(), seen.path.as_bytes()) {
+            let name: Arc<str> = Arc::from(self.settings.templates.name(template));
             let id = u32::try_from(template.index()).unwrap_or(0);
             return self.named_path(host, id, &name);
         }
-        if let Some(name) = rule.and_then(|rule| self.rule_paths.get(rule)?.clone()) {
+        if let Some(name) = rule.and_then(|rule| self.settings.rule_paths.get(rule)?.clone()) {
             let id = rule.and_then(|rule| u32::try_from(rule).ok()).unwrap_or(0) | 1 << 31;
             return self.named_path(host, id, &name);
         }
@@ -277,17 +378,26 @@ impl Traffic {
         if let Some(path) = self.by_template.get(&(host, id)) {
             return *path;
         }
-        if self.by_template.len() >= self.bounds.paths {
-            return OTHER_PATH;
-        }
-        let path = self.add_path(Arc::clone(name), host);
+        let known = self.path_ids.get(&(host, Arc::clone(name))).copied();
+        let path = match known {
+            Some(path) => path,
+            None if self.named >= self.settings.bounds.paths => return OTHER_PATH,
+            None => {
+                self.named += 1;
+                self.add_path(Arc::clone(name), host)
+            }
+        };
         self.by_template.insert((host, id), path);
         path
     }
 
+    /// The path of this name: two of one would be two series with the same labels.
     fn add_path(&mut self, name: Arc<str>, host: u32) -> u32 {
-        let id = u32::try_from(self.paths.len()).unwrap_or(OTHER_PATH);
-        self.paths.push((name, host));
+        let new = u32::try_from(self.paths.len()).unwrap_or(OTHER_PATH);
+        let id = *self.path_ids.entry((host, Arc::clone(&name))).or_insert(new);
+        if id == new {
+            self.paths.push((name, host));
+        }
         id
     }
 
@@ -307,7 +417,7 @@ impl Traffic {
 
     fn new_endpoint(&mut self, key: EndpointKey) -> usize {
         let mut key = key;
-        if self.endpoints.len() >= self.bounds.endpoints {
+        if self.endpoints.len() >= self.settings.bounds.endpoints {
             let other = EndpointKey { host: 0, path: OTHER_PATH, ..key };
             self.folded.endpoints += u64::from(other != key);
             key = other;

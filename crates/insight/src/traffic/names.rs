@@ -32,10 +32,10 @@ impl Names {
         if let Some(id) = self.ids.get(name) {
             return *id;
         }
-        // A client may send the name `other`: it is counted with the rest, or two series would bear the same labels.
-        if self.ids.len() >= self.max || name == OTHER {
-            return 0;
-        }
+        if self.ids.len() >= self.max { 0 } else { self.insert(name) }
+    }
+
+    fn insert(&mut self, name: &str) -> u32 {
         let Ok(id) = u32::try_from(self.names.len()) else {
             return 0;
         };
@@ -43,6 +43,19 @@ impl Names {
         self.names.push(Arc::clone(&name));
         self.ids.insert(name, id);
         id
+    }
+
+    /// The id of a name that has a place whatever the bound: one of few, which we made up ourselves.
+    pub fn reserved(&mut self, name: &str) -> u32 {
+        match self.ids.get(name) {
+            Some(id) => *id,
+            None => self.insert(name),
+        }
+    }
+
+    /// At most `max` names from now on; those that are there stay.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
     }
 
     /// The name of an id.

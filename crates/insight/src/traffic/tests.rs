@@ -15,7 +15,8 @@ fn rule(domain: Option<&str>, path: Option<&str>, service: &str) -> Rule {
 fn traffic(bounds: Bounds, rules: &[Rule], rule_paths: &[Option<&str>], templates: &[Rule]) -> Traffic {
     let routes = Routes::compile(rules).unwrap();
     let rule_paths = rule_paths.iter().map(|path| path.map(Arc::from)).collect();
-    Traffic::new(bounds, routes, rule_paths, Routes::compile(templates).unwrap())
+    let templates = Routes::compile(templates).unwrap();
+    Traffic::new(Settings { bounds, routes, rule_paths, templates, ..Settings::default() })
 }
 
 fn plain(bounds: Bounds) -> Traffic {
@@ -451,9 +452,15 @@ fn upstreams_are_bounded_and_their_tries_add_up() {
     let rules = [rule(None, Some("/*"), "svc")];
     let mut traffic = traffic(Bounds::default(), &rules, &[None], &[]);
     let gateway = traffic.gateway("g");
+    let service = traffic.observe(&seen("h", "/"), 1).service;
     for round in 0..2 {
         for n in 0..300u64 {
-            traffic.observe_upstream(gateway, 1, &format!("10.0.{}.{}:80", n / 250, n % 250), n + round);
+            traffic.observe_upstream(
+                gateway,
+                service,
+                &format!("10.0.{}.{}:80", n / 250, n % 250),
+                n + round,
+            );
         }
     }
     let upstreams = traffic.upstreams();
@@ -477,4 +484,134 @@ fn names_are_given_ids_once() {
             .map(|name| name.to_string()),
         ["other", "a", "b", "other", "other"]
     );
+}
+
+/// The endpoints' labels and counts; no labels twice.
+fn endpoints(traffic: &Traffic) -> HashMap<(String, String, String), u64> {
+    let mut found = HashMap::new();
+    for endpoint in traffic.endpoints() {
+        let labels = &endpoint.labels;
+        let key = (labels.host.to_string(), labels.path.to_string(), labels.service.to_string());
+        let n: u64 = endpoint.requests.iter().map(|(_, _, n)| n).sum();
+        assert_eq!(found.insert(key.clone(), n), None, "two series of one name: {key:?}");
+    }
+    found
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// What is not tracked, or is excluded, is folded: no figure of its own, and in every total.
+#[test]
+fn hosts_and_paths_without_figures_of_their_own() {
+    let hosts =
+        Analysis::of_hosts(true, &words(&["*.example.com"]), &words(&["health.example.com"])).unwrap();
+    let paths = Analysis::of_paths(true, &words(&["/v1/*"]), &words(&["/v1/health"])).unwrap();
+    let mut traffic = Traffic::new(Settings {
+        // Room for what we fold to there is always.
+        bounds: Bounds { hosts: 1, ..Bounds::default() },
+        routes: Routes::compile(&[rule(Some("untracked.org"), None, "theirs")]).unwrap(),
+        hosts,
+        paths,
+        ..Settings::default()
+    });
+    for round in 0..3 {
+        for (host, path) in [
+            ("a.example.com", "/v1/x"),
+            ("a.example.com", "/v1/health"),
+            ("health.example.com", "/v1/x"),
+            ("example.com", "/v1/x"),
+            ("untracked.org", "/v2"),
+            ("", ""),
+        ] {
+            traffic.observe(&seen(host, path), round);
+        }
+    }
+    let own = |host: &str, path: &str, service: &str| (host.to_owned(), path.to_owned(), service.to_owned());
+    let expected = HashMap::from([
+        (own("a.example.com", "/v1/x", ""), 3),
+        (own("a.example.com", UNTRACKED, ""), 3),
+        (own(UNTRACKED, "/v1/x", ""), 6),
+        (own(UNTRACKED, UNTRACKED, "theirs"), 3),
+        (own(UNTRACKED, UNTRACKED, ""), 3),
+    ]);
+    assert_eq!(endpoints(&traffic), expected);
+    assert_eq!(sums(&traffic).0, 18);
+    assert_eq!(traffic.all().requests(), 18);
+    assert_eq!(traffic.folded(), Folded::default(), "nothing was folded for want of room");
+    assert_eq!(traffic.rows(Dimension::Host).map(|(_, row)| row.requests()).sum::<u64>(), 18);
+}
+
+#[test]
+fn figures_by_host_and_path_are_off() {
+    let off = || Analysis::of_hosts(false, &words(&["a.org"]), &[]).unwrap();
+    let mut traffic = Traffic::new(Settings { hosts: off(), ..Settings::default() });
+    for host in ["a.org", "b.org", ""] {
+        traffic.observe(&seen(host, "/x"), 1);
+    }
+    assert_eq!(endpoints(&traffic), HashMap::from([((String::new(), "/x".to_owned(), String::new()), 3)]));
+    let paths = Analysis::of_paths(false, &[], &[]).unwrap();
+    traffic.configure(Settings { paths, ..Settings::default() });
+    traffic.observe(&seen("a.org", "/x"), 1);
+    traffic.observe(&seen("a.org", "/y"), 1);
+    assert_eq!(endpoints(&traffic)[&("a.org".to_owned(), String::new(), String::new())], 2);
+}
+
+/// Settings come and go: no count falls, no series stands twice, and every total holds all requests.
+#[test]
+fn other_settings_while_counting() {
+    let settings = |variant: usize| {
+        let rules = [
+            vec![],
+            vec![rule(Some("a"), Some("/p/*"), "one"), rule(None, Some("/q/*"), "two")],
+            vec![
+                rule(None, Some("/q/*"), "one"),
+                rule(Some("a"), Some("/p/*"), "three"),
+                rule(Some("b"), None, "two"),
+            ],
+        ];
+        let rules = &rules[variant % 3];
+        let templates = [vec![], vec![rule(None, Some("~^/q/[^/]+$"), "/q/{x}")]];
+        Settings {
+            bounds: Bounds { hosts: 2 + variant % 4, paths: 20, endpoints: 50 },
+            routes: Routes::compile(rules).unwrap(),
+            rule_paths: rules.iter().map(|rule| rule.path.as_deref().map(Arc::from)).collect(),
+            templates: Routes::compile(&templates[variant % 2]).unwrap(),
+            hosts: match variant % 5 {
+                0 => Analysis::of_hosts(false, &[], &[]).unwrap(),
+                1 => Analysis::of_hosts(true, &words(&["a"]), &[]).unwrap(),
+                _ => Analysis::default(),
+            },
+            paths: match variant % 7 {
+                0 => Analysis::of_paths(false, &[], &[]).unwrap(),
+                1 => Analysis::of_paths(true, &[], &words(&["/q/*"])).unwrap(),
+                _ => Analysis::default(),
+            },
+        }
+    };
+    let mut traffic = Traffic::new(settings(0));
+    let mut before: HashMap<(String, String, String), u64> = HashMap::new();
+    let mut sent = 0;
+    for variant in 0..420 {
+        traffic.configure(settings(variant));
+        for n in 0..40 {
+            let (host, path) = (["a", "b", "c", "d", ""][n % 5], ["/p/1", "/q/2", "/r", "/p/x/y", ""][n % 4]);
+            traffic.observe(&seen(host, path), 1);
+            sent += 1;
+        }
+        let now = endpoints(&traffic);
+        for (key, n) in &before {
+            assert!(now[key] >= *n, "{key:?} fell from {n} to {}", now[key]);
+        }
+        assert_eq!(sums(&traffic).0, sent);
+        before = now;
+    }
+    for dimension in DIMENSIONS {
+        let sum: u64 = traffic.rows(dimension).map(|(_, row)| row.requests()).sum();
+        assert_eq!(sum, sent, "{dimension:?}");
+    }
+    let services: std::collections::BTreeSet<&str> =
+        before.keys().map(|(_, _, service)| &**service).collect();
+    assert_eq!(services.into_iter().collect::<Vec<_>>(), ["", "one", "three", "two"]);
 }
