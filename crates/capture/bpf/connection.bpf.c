@@ -257,7 +257,9 @@ int connection_rows(struct bpf_iter__tcp *ctx) {
         row.state != TCP_NEW_SYN_RECV) { /* those two have no more than the common part */
         __u64 key = (__u64)sk;
         row.inode = BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
-        row.cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
+        if (bpf_core_field_exists(
+                sk->sk_cgrp_data.cgroup)) /* 5.15; before it, a word of bits and a pointer */
+            row.cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
         row.backlog = BPF_CORE_READ(sk, sk_ack_backlog);
         row.backlog_max = BPF_CORE_READ(sk, sk_max_ack_backlog);
         if (row.state != TCP_LISTEN) {

@@ -186,7 +186,11 @@ static __always_inline bool load(const struct packet *p, __u32 at, void *to, con
         data = (void *)(long)skb->data;
         end = (void *)(long)skb->data_end;
     }
-    data += at;
+    /* The bound again, at the very use: before 6.6 or so the verifier loses it where the compiler keeps the
+     * offset on the stack. */
+    __u32 bounded = at;
+    asm volatile("" : "+r"(bounded));
+    data += bounded & 0x3fff;
     if (data + size <= end) {
         copy_words(to, data, size);
         return true;
@@ -538,8 +542,10 @@ static __always_inline bool is_watched(const struct packet *p) {
         room->head.len = len;                                                                                \
         room->head.sender = sender;                                                                          \
         room->head.pad = 0;                                                                                  \
-        asm volatile("" : "+r"(len)); /* the verifier wants to see the bounds once more */                   \
-        if (len == 0 || len > size || copy(p, room->bytes, len))                                             \
+        /* Less one, and more than none: before 6.8 the verifier learns nothing from a comparison with 0. */ \
+        __u32 more = len - 1;                                                                                \
+        asm volatile("" : "+r"(more));                                                                       \
+        if (more >= size || copy(p, room->bytes, more + 1))                                                  \
             room->head.len = 0;                                                                              \
         bpf_ringbuf_submit(room, BPF_RB_NO_WAKEUP);                                                          \
     } while (0)
@@ -593,13 +599,17 @@ static __always_inline struct network_flow *begin_flow(const struct packet *p) {
 
 static __always_inline void account(struct packet *p) {
     struct network_flow *flow = bpf_map_lookup_elem(&network_flows, p->key);
-    __u8 sender = p->sender & 1;
+    __u32 sender = p->sender;
 
     if (!flow) {
         flow = begin_flow(p);
         if (!flow)
             return;
     }
+    asm volatile(
+        ""
+        : "+r"(sender)); /* for the verifiers of 5.11 to 5.14, which lost the bound on the way here */
+    sender &= 1;
     __sync_fetch_and_add(&flow->packets[sender], p->packets);
     __sync_fetch_and_add(&flow->bytes[sender], p->bytes);
     flow->last_ns = now_coarse();
@@ -685,13 +695,16 @@ int network_egress(struct __sk_buff *skb) {
 SEC("xdp")
 int network_xdp(struct xdp_md *xdp) {
     struct network_flow_key key = {};
+    void *begin = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+    /* Pointers of 64 bits to the compiler too: a half of one, kept on the stack, is refused. */
+    asm volatile("" : "+r"(begin), "+r"(end));
     struct packet p = {
         .key = &key,
         .ctx = xdp,
         .context = XDP,
         .direction = NETWORK_INGRESS,
         .ifindex = xdp->ingress_ifindex,
-        .end = xdp->data_end - xdp->data,
+        .end = end - begin,
     };
     count(&p, 0);
     return XDP_PASS;

@@ -227,7 +227,12 @@ static __always_inline __u32 append(struct scratch *s, __u32 *at, __u64 data, __
     __u32 offset = *at;
     if (offset > TEXT_APPEND_MAX)
         return 0;
-    if (bpf_probe_read_user(s->text + offset, len & 0x7ff, (void *)data)) {
+    /* The compiler knows the bounds, and would leave out the masks that verifiers before 6.5 want to see
+     * here. */
+    __u64 size = len;
+    barrier_var(offset);
+    barrier_var(size);
+    if (bpf_probe_read_user(s->text + (offset & TEXT_APPEND_MAX), size & 0x7ff, (void *)data)) {
         s->record.flags |= flag;
         return 0;
     }
@@ -247,7 +252,9 @@ static __always_inline __u16 clamp16(__u64 value) {
 static __always_inline __u32 read_tries(struct scratch *s, const struct nginx_layout *layout, __u64 *peers) {
     struct nginx_record *record = &s->record;
     __u64 array = REQUEST(upstream_states);
-    __u32 size = layout->state_size;
+    /* Sizes and counts in 64 bits, all through: before 5.11 the verifier forgets the upper half of a product
+     * of 32-bit numbers, and then takes no comparison for a bound. */
+    __u64 size = layout->state_size;
     if (!array)
         return 0;
     if (size < 8 || size > STATE_SIZE_MAX)
@@ -257,15 +264,15 @@ static __always_inline __u32 read_tries(struct scratch *s, const struct nginx_la
     __u64 elements = *(__u64 *)s->array, count = *(__u64 *)(s->array + 8);
     if (!count)
         return 0;
-    __u32 told = count > NGINX_TRIES_MAX ? NGINX_TRIES_MAX : count;
+    __u64 told = count > NGINX_TRIES_MAX ? NGINX_TRIES_MAX : count;
     if (elements != array + ARRAY_HEAD || count > 1) {
-        __u32 bytes = told * size;
+        __u64 bytes = told * size;
         if (bytes > NGINX_TRIES_MAX * STATE_SIZE_MAX ||
             bpf_probe_read_user(s->array + ARRAY_HEAD, bytes, (void *)elements))
             goto unread;
     }
     record->tries = clamp16(count);
-    for (__u32 i = 0; i < NGINX_TRIES_MAX; i++) {
+    for (__u64 i = 0; i < NGINX_TRIES_MAX; i++) {
         if (i >= told)
             break;
         const __u8 *state = s->array + ARRAY_HEAD + i * size;
@@ -330,10 +337,12 @@ static __always_inline void read_connection(struct scratch *s, const struct ngin
             __u8 v4[4];
             __u8 v6[16];
             __u32 scope;
+            __u32 room; /* up to the mask below */
         } address = {};
         __u32 len = CONNECTION(socklen);
-        if (len > sizeof(address))
-            len = sizeof(address);
+        if (len > 28) /* sizeof(struct sockaddr_in6) */
+            len = 28;
+        barrier_var(len); /* or the compiler leaves the mask out */
         if (bpf_probe_read_user(&address, len & 0x1f, (void *)sockaddr)) {
             record->flags |= NGINX_ADDRESS_UNREAD;
             return;
@@ -361,6 +370,10 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
     __u64 header = REQUEST(user_agent);
     struct ngx_str agent = {};
 
+    /* It is not more; verifiers that lose a bound when it is kept on the stack want to see it. */
+    barrier_var(from);
+    if (from > NGINX_TRIES_MAX * sizeof(struct nginx_try))
+        return 0;
     if (header && bpf_probe_read_user(&agent, sizeof(agent), (void *)(header + layout->table_elt_value)))
         record->flags |= NGINX_AGENT_UNREAD;
     record->line_len = clamp32(line_len);
@@ -383,8 +396,12 @@ static __always_inline __u32 read_text(struct scratch *s, const struct nginx_lay
         end = agent_at + agent.len;
     if (end > NGINX_STRETCH_MAX)
         end = NGINX_STRETCH_MAX;
+    /* The compiler knows the bound and would leave out the mask, which older kernels' verifiers want to see.
+     */
+    barrier_var(end);
+    end &= 0x7ff;
     __u32 at = from;
-    if (line && line_len && !bpf_probe_read_user(s->text + from, end & 0x7ff, (void *)line)) {
+    if (line && line_len && !bpf_probe_read_user(s->text + from, end, (void *)line)) {
         record->line_at = at;
         record->line_captured = line_len;
         at += end;
@@ -514,7 +531,7 @@ int nginx_request_end(struct pt_regs *ctx) {
         record->status = clamp16(rc);
     record->final_status = rc > 0 ? clamp16(rc) : 0;
 
-    __u64 peers[NGINX_TRIES_MAX];
+    __u64 peers[NGINX_TRIES_MAX] = {}; /* verifiers before 6.5 do not see that only those told of are read */
     __u32 told = read_tries(s, layout, peers);
     text = read_text(s, layout, told * sizeof(struct nginx_try));
     record->peers_at = text;
