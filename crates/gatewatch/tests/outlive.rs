@@ -127,7 +127,7 @@ fn survives(ingress: &str) {
     let all = |metrics: &Metrics| packets(metrics, &IN).0 >= u64::from(n);
     let metrics = second.wait_metrics(SOON, "all are counted", all);
     assert_eq!(packets(&metrics, &IN), (u64::from(n), u64::from(n) * 142), "{}", metrics.network());
-    adds_up(&metrics);
+    adds_up(&second);
     let opened = metrics.sum("gatewatch_connections_opened_total", &[("protocol", "tcp")]);
     assert!(opened >= 10, "TCP's counts go on: {}", metrics.network());
     let age = second.connections().iter().filter(|row| row.get("age_seconds").is_some()).count();
@@ -149,7 +149,7 @@ fn counting_survives_kill_by_xdp() {
 fn unload_removes_everything() {
     let _turn = Turn::shared();
     let pod = Pod::new("unload");
-    let _sink = sink();
+    let sink = sink();
     let pins = Pins::new("unload");
     let mut first = agent("gw-unload", &pins.config()).start();
     first.wait_attached("eth0");
@@ -175,7 +175,15 @@ fn unload_removes_everything() {
     signal(second.pid(), Signal::INT);
     assert!(second.wait_end().success());
     assert_eq!(pins.files(), 0);
-    let mut third = agent("gw-unload", &pins.config()).args(&["--duration", "2"]).start();
+    // What an agent left for a network namespace that is gone, the next one anywhere removes.
+    let mut left = agent("gw-unload", &pins.config()).start();
+    left.wait_attached("eth0");
+    left.end();
+    assert!(pins.files() > 10);
+    drop((pod, sink));
+    let _pod = Pod::new("unload2");
+    let mut third = agent("gw-unload", &pins.config()).args(&["--duration", "4"]).start();
+    third.wait_said("its network namespace is gone; removed");
     assert!(third.wait_end().success());
     assert_eq!(pins.files(), 0);
 }
@@ -310,7 +318,7 @@ fn filters() {
         if expected > 0 {
             assert_eq!(kept_out, 220 - expected, "{filters}");
         }
-        adds_up(&metrics);
+        adds_up(&agent);
         agent.end();
     }
 }
