@@ -12,7 +12,7 @@ import time
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
 HERE, THERE = "10.99.0.1", "10.99.0.2"
-INTERFACE, BULK = "eth0", "bulk0"
+INTERFACE = "eth0"
 
 
 def checked(result, what):

@@ -13,6 +13,11 @@ pub struct Pod {
     peer: String,
 }
 
+/// Nobody answers with ICMP, which would end the sender's calls.
+pub fn sink() -> std::net::UdpSocket {
+    std::net::UdpSocket::bind((HERE, 7777)).unwrap()
+}
+
 /// This end of `eth0`, and the other.
 pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const THERE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -61,6 +66,28 @@ impl Pod {
             f()
         };
         std::thread::spawn(there).join().unwrap()
+    }
+
+    /// Sends `n` datagrams from the other end, at some 20,000 a second, and does not wait for its end.
+    pub fn load(&self, n: u32) -> std::process::Child {
+        let script = format!(
+            "
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(('10.99.0.1', 7777))
+for i in range({n}):
+    try: s.send(b'x' * 100)
+    except ConnectionRefusedError: s.send(b'x' * 100)
+    if i % 200 == 0: time.sleep(0.01)
+"
+        );
+        let words = self.there_words();
+        Command::new(&words[0])
+            .args(&words[1..])
+            .args(["python3", "-c", &script])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Puts frames on `interface` at this end; they leave by it.
