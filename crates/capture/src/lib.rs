@@ -16,6 +16,8 @@ mod ring;
 mod skeleton;
 mod values;
 mod verifier;
+#[doc(hidden)]
+pub mod yardstick;
 
 pub use attach::Mode;
 pub use error::CaptureError;

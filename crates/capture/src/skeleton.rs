@@ -21,3 +21,4 @@ skeleton!(nginx);
 skeleton!(process);
 skeleton!(network);
 skeleton!(connection);
+skeleton!(yardstick);

@@ -1,0 +1,122 @@
+//! `bpf/yardstick.bpf.c`: programs that do nothing, or the least, to measure against; and frames put in by the kernel
+//! itself, faster than any socket can. For tests and benchmarks.
+
+use std::{mem::MaybeUninit, time::Duration};
+
+use libbpf_rs::{
+    ProgramInput,
+    libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES,
+    skel::{OpenSkel, SkelBuilder},
+};
+
+use crate::{
+    CaptureError, Mode,
+    attach::{self, Attached},
+    nginx::run_time,
+    skeleton::yardstick::{YardstickSkel, YardstickSkelBuilder},
+    values::map_error,
+    verifier,
+};
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Nothing, at XDP.
+    Xdp,
+    /// Nothing, at TC's ingress.
+    Ingress,
+    /// Nothing, at TC's egress.
+    Egress,
+    /// The least that counts packets and bytes by connection, at TC's ingress.
+    Counter,
+}
+
+/// The loaded programs.
+pub struct Yardstick {
+    skel: YardstickSkel<'static>,
+    attached: Vec<Attached>,
+}
+
+impl Yardstick {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn load() -> Result<Self, CaptureError> {
+        verifier::listen();
+        let load = verifier::load_error("yardstick");
+        // libbpf's object must stay where it is for the program's life, which is the process's.
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let open = YardstickSkelBuilder::default().open(storage).map_err(load)?;
+        Ok(Self { skel: open.load().map_err(load)?, attached: Vec::new() })
+    }
+
+    /// Attaches one to an interface.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn attach(&mut self, which: Which, ifindex: u32) -> Result<Mode, CaptureError> {
+        let progs = &self.skel.progs;
+        let attached = match which {
+            Which::Xdp => attach::xdp(&progs.yardstick_xdp, ifindex, false),
+            Which::Ingress => attach::tc(&progs.yardstick_ingress, ifindex, true),
+            Which::Egress => attach::tc(&progs.yardstick_egress, ifindex, false),
+            Which::Counter => attach::tc(&progs.yardstick_counter, ifindex, true),
+        };
+        let attached =
+            attached.map_err(|source| CaptureError::Interface { interface: ifindex.to_string(), source })?;
+        let mode = attached.mode();
+        self.attached.push(attached);
+        Ok(mode)
+    }
+
+    /// Nanoseconds run and times run, where the kernel counts them.
+    #[must_use]
+    pub fn run_time(&self, which: Which) -> Option<(u64, u64)> {
+        let progs = &self.skel.progs;
+        run_time(match which {
+            Which::Xdp => &progs.yardstick_xdp,
+            Which::Ingress => &progs.yardstick_ingress,
+            Which::Egress => &progs.yardstick_egress,
+            Which::Counter => &progs.yardstick_counter,
+        })
+    }
+
+    /// Lets `n` copies of `frame` come in by an interface, as if its driver had received them (Linux 5.18), with so
+    /// many source addresses in turn (65,536 at most); how long the kernel took.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn inject(
+        &mut self,
+        ifindex: u32,
+        frame: &[u8],
+        n: u32,
+        flows: u32,
+    ) -> Result<Duration, CaptureError> {
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let mut context = [0u8; 24];
+        let end = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        for (at, value) in [(4, end), (12, ifindex)] {
+            if let Some(place) = context.get_mut(at..at + 4) {
+                place.copy_from_slice(&value.to_ne_bytes());
+            }
+        }
+        if let Some(bss) = &mut self.skel.maps.bss_data {
+            bss.next_flow = 0;
+        }
+        if let Some(data) = &mut self.skel.maps.data_data {
+            data.flows = flows;
+        }
+        let began = std::time::Instant::now();
+        let input = ProgramInput {
+            context_in: Some(&mut context),
+            data_in: Some(frame),
+            flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+            repeat: n,
+            ..ProgramInput::default()
+        };
+        self.skel.progs.yardstick_vary.test_run(input).map_err(map_error("inject frames"))?;
+        Ok(began.elapsed())
+    }
+}
