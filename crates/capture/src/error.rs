@@ -46,6 +46,21 @@ pub enum CaptureError {
         /// libbpf's own words.
         source: libbpf_rs::Error,
     },
+    /// The programs could not tell this binary from the one watched already.
+    #[error(
+        "another gateway's binary is watched already, and before Linux 5.15 the programs cannot tell two apart. It is watched when that one has ended"
+    )]
+    OneBinary,
+    /// Nothing can be pinned in the BPF file system by this user.
+    #[error(
+        "{path} cannot be made for pins: {source}. Let it belong to this user, or set network.pin: false to do without"
+    )]
+    CannotPin {
+        /// Where pins were to be.
+        path: PathBuf,
+        /// Its own words.
+        source: io::Error,
+    },
     /// There is no BPF file system to pin in.
     #[error(
         "{path} is not in a BPF file system: nothing can be pinned there. `gatewatch doctor --prepare` mounts one; network.pin: false does without"

@@ -241,8 +241,11 @@ impl NginxProbe {
     /// Probes every process, now and later, that runs `binary` (best given as `/proc/PID/exe`).
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel refuses; [`CaptureError::OneBinary`] where it has no cookies and `layout` is not 0.
     pub fn attach(&self, binary: &Path, sites: Sites, layout: LayoutId) -> Result<Attachment, CaptureError> {
+        if layout != 0 && !kernel::has_cookies() {
+            return Err(CaptureError::OneBinary);
+        }
         // The end first: a request that is seen to start but not to end would look as if it were in flight.
         let end = self.attach_one(&self.skel.progs.nginx_request_end, binary, sites.end, layout)?;
         let mut attachment = Attachment { _links: vec![end], start: None };

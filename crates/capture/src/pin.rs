@@ -40,7 +40,7 @@ impl Pins {
             .recursive(true)
             .mode(0o700)
             .create(&directory)
-            .map_err(os_error("make the directory for pins"))?;
+            .map_err(|source| CaptureError::CannotPin { path: directory.clone(), source })?;
         Ok(Self { directory })
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use gatewatch_capture::{
-    clock,
+    CaptureError, clock,
     kernel::{self, Capability},
     nginx::{NginxProbe, Sites},
 };
@@ -130,7 +130,7 @@ fn machine(report: &mut Report) {
         }
         v if v >= (5, 8) => {
             let text = format!(
-                "{found}: uprobes need CAP_SYS_ADMIN before 6.6; no Lua phases, and gateways of one build only, before 5.15"
+                "{found}: uprobes need CAP_SYS_ADMIN before 6.6; no Lua phases, and one gateway binary at a time, before 5.15"
             );
             report.add(Mark::Less, "version", &text);
         }
@@ -286,6 +286,7 @@ fn gateway(
         probe.set_layout(id, &first.layout).and_then(|()| probe.attach(&exe, Sites { start: None, end }, id));
     match attached {
         Ok(attachment) => watched.push((name, Watched::new(binary, file, attachment))),
+        Err(error @ CaptureError::OneBinary) => report.add(Mark::Less, &name, &error.to_string()),
         Err(error) => report.add(Mark::Bad, &name, &error.to_string()),
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use gatewatch_capture::{
-    clock,
+    CaptureError, clock,
     nginx::{LAYOUTS_MAX, NginxProbe, Sites},
     process::{ProcessChange, ProcessProbe},
 };
@@ -86,6 +86,8 @@ pub struct Agent {
     postponed: Vec<(Arc<Binary>, File, GatewayProcess)>,
     /// Binaries that the watcher before this one found, and this one has not yet.
     unconfirmed: HashSet<FileKey>,
+    /// Binaries that wait for the one that is watched to end (before Linux 5.15), and of which that was said.
+    waiting: HashSet<FileKey>,
 }
 
 /// What the agent shares with others.
@@ -182,6 +184,7 @@ impl Agent {
             ending: false,
             postponed: Vec::new(),
             unconfirmed: HashSet::new(),
+            waiting: HashSet::new(),
         })
     }
 
@@ -363,6 +366,7 @@ impl Agent {
             self.probe.set_layout(id, &first.layout).and_then(|()| self.probe.attach(&exe, sites, id));
         match attached {
             Ok(attachment) => {
+                self.waiting.clear();
                 let text = format!(
                     "watching {} {} (process {}): layout from {}, to be proven on its first requests",
                     binary.product, binary.version, process.pid, first.source
@@ -378,7 +382,11 @@ impl Agent {
                 }
             }
             Err(error) => {
-                self.folding.say(Level::Error, &format!("process {}: {error}", process.pid));
+                // It is found anew, and tried anew, at each look: what cannot be helped is said once.
+                let again = matches!(error, CaptureError::OneBinary) && !self.waiting.insert(binary.key);
+                if !again {
+                    self.folding.say(Level::Error, &format!("process {}: {error}", process.pid));
+                }
                 self.watcher.forget(binary.key);
             }
         }

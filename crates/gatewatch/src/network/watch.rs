@@ -94,7 +94,7 @@ impl<'a> Watch<'a> {
             })
         };
         let (packets, takeover) = match load(&pin) {
-            Err(error @ CaptureError::NoBpfFs { .. }) => {
+            Err(error @ (CaptureError::NoBpfFs { .. } | CaptureError::CannotPin { .. })) => {
                 desk.say(Level::Warn, format!("counting will end with this agent: {error}"));
                 pin = None;
                 load(&pin)?
