@@ -92,7 +92,7 @@ fn is_in_bpf_fs(path: &Path) -> bool {
             let mut words = line.split(' ').skip(1);
             (words.next()? == path.to_str()?).then(|| words.next().map(str::to_owned))?
         };
-        mounts.lines().filter_map(of).last()
+        mounts.lines().rev().find_map(of)
     };
     path.ancestors().find_map(kind_at).is_some_and(|kind| kind == "bpf")
 }
