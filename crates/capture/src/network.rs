@@ -462,15 +462,12 @@ impl NetworkProbe {
     }
 
     /// All connections accounted for, now. One that begins or ends meanwhile may be missing or come twice.
-    pub fn flows(&self, mut sink: impl FnMut(&FlowKey, &Flow)) {
-        let Ok(flows) = self.skel.maps.network_flows.lookup_batch(8192, MapFlags::ANY, MapFlags::ANY) else {
-            return;
-        };
-        for (key, flow) in flows {
-            if let (Some(key), Some(flow)) = (value(&key), value(&flow)) {
-                sink(&key, &flow);
-            }
-        }
+    ///
+    /// # Errors
+    /// When the kernel does not let them be read: what came until then is not all.
+    pub fn flows(&self, sink: impl FnMut(&FlowKey, &Flow)) -> Result<(), CaptureError> {
+        values::walk(&self.skel.maps.network_flows, sink)
+            .map_err(|source| CaptureError::Os { action: "read the table of connections", source })
     }
 
     /// Ends the account of a connection; its last state, if it was still there.

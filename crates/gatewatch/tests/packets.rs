@@ -305,6 +305,8 @@ fn a_million_a_second() {
             metrics.sum("gatewatch_connections_opened_total", &[("protocol", "udp")]),
             u64::from(connections)
         );
+        assert_eq!(metrics.sum("gatewatch_connections", &[("protocol", "udp")]), u64::from(connections));
+        assert_eq!(metrics.sum("gatewatch_connections_evicted_total", &[]), 0);
         // Told, not asserted: a machine may be slower.
         println!("{mode}: {rate:.0} packets a second");
         agent.end();

@@ -4,7 +4,7 @@ use gatewatch_capture::{
     connection::{self, ConnectionProbe},
     network::{Class, FAMILIES, NetworkProbe, PROTOCOLS, Tally},
 };
-use gatewatch_event::connection::{IpProtocol, TcpState};
+use gatewatch_event::connection::TcpState;
 use gatewatch_export::{
     network::{Amount, Attachment, Doubling, Map, Picture},
     snapshot::Program,
@@ -166,11 +166,9 @@ pub fn take(watch: &Watch<'_>) -> Picture {
     let (_, udp_ended) = watch.connections.ended_counts();
     picture.opened.push(("udp", udp_begun));
     picture.closed.push(("udp", udp_ended));
-    let live = |protocol: IpProtocol| {
-        watch.connections.live().filter(|(it, ..)| *it == protocol).map(|(_, _, n)| n).sum()
-    };
-    for protocol in [IpProtocol::Udp, IpProtocol::Icmp, IpProtocol::Sctp, IpProtocol::Other] {
-        picture.connections.push((protocol.as_str(), "active", live(protocol)));
+    for protocol in ["udp", "icmp", "sctp", "other"] {
+        let of_it = watch.connections.live().filter(|(it, ..)| it.as_str() == protocol);
+        picture.connections.push((protocol, "active", of_it.map(|(_, _, n)| n).sum()));
     }
     if let Some(tcp) = &watch.tcp {
         of_tcp(watch, tcp, &mut picture);

@@ -377,7 +377,7 @@ impl<'a> Watch<'a> {
             let transport = match id.protocol {
                 IpProtocol::Tcp => Transport::Tcp,
                 IpProtocol::Udp => Transport::Udp,
-                IpProtocol::Icmp | IpProtocol::Sctp | IpProtocol::Other => return,
+                IpProtocol::Icmp | IpProtocol::Icmp6 | IpProtocol::Sctp | IpProtocol::Other(_) => return,
             };
             if !recognisers.contains_key(&id) && recognisers.len() >= RECOGNISERS_MAX {
                 // What has not been told by now will hardly be.
@@ -413,7 +413,7 @@ impl<'a> Watch<'a> {
         let containers = &self.containers;
         let mut live = 0u64;
         connections.begin_walk();
-        packets.flows(|key, account| {
+        let walked = packets.flows(|key, account| {
             live += 1;
             let (id, flow) = (flow_id(key), flow(account));
             strange |= flow.cgroup.iter().any(|cgroup| *cgroup != 0 && !containers.contains_key(cgroup));
@@ -421,6 +421,11 @@ impl<'a> Watch<'a> {
                 over.push((*key, id));
             }
         });
+        if let Err(error) = walked {
+            // Half a walk would take what it did not see for evicted.
+            self.desk().say(Level::Error, error.to_string());
+            return;
+        }
         connections.end_walk();
         for (key, id) in over {
             if let Some(last) = packets.end_flow(&key) {
@@ -463,7 +468,9 @@ impl<'a> Watch<'a> {
     fn list(&mut self) -> Vec<gatewatch_export::network::Connection> {
         self.take_samples();
         let mut flows = Vec::new();
-        self.packets.flows(|key, account| flows.push((flow_id(key), flow(account))));
+        if let Err(error) = self.packets.flows(|key, account| flows.push((flow_id(key), flow(account)))) {
+            self.desk().say(Level::Error, error.to_string());
+        }
         let owners = self.root.socket_owners();
         let interfaces: HashMap<u32, String> =
             self.packets.watched().into_iter().map(|(it, _)| (it.index, it.name)).collect();
