@@ -12,6 +12,8 @@ import tempfile
 import time
 import urllib.request
 
+from packets import enter
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 START, END = "ngx_http_process_request", "ngx_http_free_request"
@@ -81,9 +83,11 @@ class Rig:
         self.other_cpus = set(cpus) - self.gateway_cpus if apart else set(cpus)
         self.all_cpus = set(cpus)
 
-    def start(self, command, cpus=None, env=None, out=None, stop=signal.SIGTERM):
-        """Starts a process that dies with this one."""
+    def start(self, command, cpus=None, env=None, out=None, stop=signal.SIGTERM, namespace=None):
+        """Starts a process that dies with this one; in another network namespace where that is given."""
         def prepare():
+            if namespace is not None:
+                enter(namespace)
             LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             os.sched_setaffinity(0, cpus or self.other_cpus)
 
@@ -263,17 +267,23 @@ class Agent:
         self.options = list(options) + ([] if lines else ["--no-requests"])
         self.url = f"http://127.0.0.1:{free_port()}"
         self.out = "/dev/null" if lines else rig.dir / "agent.out"
-        with open(self.out, "w", encoding="utf-8") as file:
-            self.process = rig.start([binary, "gateway", *self.options, "--listen", self.url[7:]],
-                                     env={"KONG_PROCESS_NAME": target.name}, out=file)
+        self.start(target.name)
         wait_for("the agent to see a request", self.sees, 20)
         requests = target.requests()
         time.sleep(1.3)  # a published figure is up to a second old
         self.before = requests - int(self.value("gatewatch_http_requests_total"))
 
-    def sees(self):
+    def start(self, name):
+        with open(self.out, "w", encoding="utf-8") as file:
+            self.process = self.rig.start([self.binary, "gateway", *self.options, "--listen", self.url[7:]],
+                                          env={"KONG_PROCESS_NAME": name}, out=file)
+
+    def check(self):
         if self.process.poll() is not None:
             raise Failed(f"gatewatch ended with {self.process.returncode}: {self.said()}")
+
+    def sees(self):
+        self.check()
         fetch(f"http://127.0.0.1:{self.target.port}{URL}")
         time.sleep(0.1)
         return self.value("gatewatch_http_requests_total") > 0

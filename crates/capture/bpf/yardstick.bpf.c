@@ -21,6 +21,7 @@ int yardstick_egress(struct __sk_buff *skb) {
 
 /* For frames that are let in: each is of the next of so many connections. */
 __u32 flows = 1;
+__u32 verdict = XDP_PASS; /* in, or (XDP_TX) out */
 __u32 next_flow;
 
 SEC("xdp")
@@ -31,7 +32,7 @@ int yardstick_vary(struct xdp_md *xdp) {
         return XDP_PASS;
     next_flow = next_flow + 1 < flows ? next_flow + 1 : 0;
     *(__u16 *)(data + 28) = next_flow; /* the lower half of IPv4's source */
-    return XDP_PASS;
+    return verdict;
 }
 
 /* The least that counts by the same keys: addresses and ports of IPv4 without options, straight from the

@@ -7,7 +7,7 @@
 
 use std::{env, process::ExitCode, thread, time::Duration};
 
-use gatewatch_capture::yardstick::{Which, Yardstick};
+use gatewatch_capture::yardstick::{Way, Which, Yardstick};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -47,7 +47,7 @@ fn datagram() -> Vec<u8> {
 
 fn inject(interface: &str, n: &str, flows: &str) -> Outcome {
     let (index, n, flows): (u32, u32, u32) = (index(interface)?, n.parse()?, flows.parse()?);
-    let took = Yardstick::load()?.inject(index, &datagram(), n, flows)?;
+    let took = Yardstick::load()?.inject(Way::In, index, &datagram(), n, flows)?;
     println!("{n} frames in {:.3} s: {:.0} a second", took.as_secs_f64(), f64::from(n) / took.as_secs_f64());
     Ok(())
 }

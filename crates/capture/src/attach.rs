@@ -77,6 +77,11 @@ impl Attached {
     }
 }
 
+/// A link of the kind that is attached to an interface.
+pub(crate) fn is_at_interface(link: &Link) -> bool {
+    link.info().is_ok_and(|info| matches!(info.info, LinkTypeInfo::Xdp(_) | LinkTypeInfo::Tcx(_)))
+}
+
 /// The interface a link is attached to; `None` for one that lost its own.
 pub(crate) fn interface_of(link: &Link) -> Option<u32> {
     let info = link.info().ok()?;

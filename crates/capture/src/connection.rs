@@ -48,6 +48,20 @@ impl ConnectionProbe {
     /// # Errors
     /// A missing capability or BTF, no BPF file system, or the kernel's refusal.
     pub fn load(pin: Option<&PathBuf>) -> Result<(Self, Takeover), CaptureError> {
+        let (mut probe, takeover) = Self::open(pin)?;
+        probe.resume()?;
+        Ok((probe, takeover))
+    }
+
+    /// Loads them, and attaches and pins nothing: to see whether the kernel takes them.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub fn load_only() -> Result<Self, CaptureError> {
+        Self::open(None).map(|(probe, _)| probe)
+    }
+
+    fn open(pin: Option<&PathBuf>) -> Result<(Self, Takeover), CaptureError> {
         check_network_rights("follow connections")?;
         verifier::listen();
         let load = verifier::load_error("connection");
@@ -95,9 +109,7 @@ impl ConnectionProbe {
             true => Some(skel.progs.connection_rows.attach().map_err(load)?),
             false => None,
         };
-        let mut probe = Self { skel, links: Vec::new(), rows, pins };
-        probe.resume()?;
-        Ok((probe, takeover))
+        Ok((Self { skel, links: Vec::new(), rows, pins }, takeover))
     }
 
     /// Attaches the programs, if they are not.

@@ -146,9 +146,7 @@ pub struct Sample<'a> {
 
 /// A link is attached to an interface, or to something else that does not go away.
 pub(crate) fn is_live(link: &Link) -> bool {
-    use libbpf_rs::query::LinkTypeInfo;
-    let Ok(info) = link.info() else { return false };
-    !matches!(info.info, LinkTypeInfo::Xdp(_) | LinkTypeInfo::Tcx(_)) || attach::interface_of(link).is_some()
+    !attach::is_at_interface(link) || attach::interface_of(link).is_some()
 }
 
 /// The directory of this network namespace's pins under `root`.

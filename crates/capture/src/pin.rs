@@ -11,7 +11,7 @@ use std::{
 
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, OpenObject};
 
-use crate::CaptureError;
+use crate::{CaptureError, attach};
 
 const LINK: &str = "link_";
 /// `BPF_FS_MAGIC`
@@ -144,10 +144,11 @@ fn remove(directory: &Path) -> io::Result<()> {
 pub struct Instance {
     /// Its directory.
     pub directory: PathBuf,
-    /// Links that are still attached to something.
+    /// Links at interfaces that are still there, and at tracepoints.
     pub live_links: usize,
-    /// All links.
-    pub links: usize,
+    /// It has attachments at interfaces, and none of those interfaces is there any longer: its network namespace is
+    /// gone, and nobody will take it over.
+    pub abandoned: bool,
 }
 
 /// Everything pinned under `root`; nothing where there is no such directory.
@@ -168,15 +169,18 @@ pub fn instances(root: &Path) -> io::Result<Vec<Instance>> {
             continue;
         }
         let directory = entry.path();
-        let mut instance = Instance { directory: directory.clone(), live_links: 0, links: 0 };
+        let (mut live_links, mut at_interfaces, mut gone) = (0, 0, 0);
         for object in fs::read_dir(&directory)? {
             let pins = Pins { directory: object?.path() };
-            for name in pins.links() {
-                instance.links += 1;
-                let live = pins.link(&name).is_some_and(|link| crate::network::is_live(&link));
-                instance.live_links += usize::from(live);
+            for link in pins.links().iter().filter_map(|name| pins.link(name)) {
+                let live = crate::network::is_live(&link);
+                live_links += usize::from(live);
+                at_interfaces += usize::from(attach::is_at_interface(&link));
+                gone += usize::from(!live);
             }
         }
+        let abandoned = at_interfaces > 0 && gone == at_interfaces;
+        let instance = Instance { directory, live_links, abandoned };
         instances.push(instance);
     }
     Ok(instances)

@@ -5,7 +5,7 @@ use std::{mem::MaybeUninit, time::Duration};
 
 use libbpf_rs::{
     ProgramInput,
-    libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES,
+    libbpf_sys::{BPF_F_TEST_XDP_LIVE_FRAMES, XDP_PASS, XDP_TX},
     skel::{OpenSkel, SkelBuilder},
 };
 
@@ -29,6 +29,15 @@ pub enum Which {
     Egress,
     /// The least that counts packets and bytes by connection, at TC's ingress.
     Counter,
+}
+
+/// Which way frames are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// They come in by the interface, as if its driver had received them.
+    In,
+    /// They leave by it; at a veth's other end they come in from the wire (which takes an XDP program there).
+    Out,
 }
 
 /// The loaded programs.
@@ -82,13 +91,14 @@ impl Yardstick {
         })
     }
 
-    /// Lets `n` copies of `frame` come in by an interface, as if its driver had received them (Linux 5.18), with so
-    /// many source addresses in turn (65,536 at most); how long the kernel took.
+    /// Puts `n` copies of `frame` on an interface (Linux 5.18), with so many source addresses in turn (65,536 at
+    /// most); how long the kernel took.
     ///
     /// # Errors
     /// The kernel's refusal.
     pub fn inject(
         &mut self,
+        way: Way,
         ifindex: u32,
         frame: &[u8],
         n: u32,
@@ -107,6 +117,10 @@ impl Yardstick {
         }
         if let Some(data) = &mut self.skel.maps.data_data {
             data.flows = flows;
+            data.verdict = match way {
+                Way::In => XDP_PASS,
+                Way::Out => XDP_TX,
+            };
         }
         let began = std::time::Instant::now();
         let input = ProgramInput {

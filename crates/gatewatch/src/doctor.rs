@@ -1,5 +1,7 @@
 //! `gatewatch doctor`: what this kernel, these rights and these gateways allow, and what to do about each lack.
 
+mod network;
+
 use std::{
     fmt::Write as _,
     fs,
@@ -70,7 +72,7 @@ const BPF_FS: &str = "/sys/fs/bpf";
 pub fn prepare() -> Result<()> {
     use rustix::mount::{MountFlags, mount};
     if is_mounted("bpf") {
-        println!("prepare: a BPF file system is mounted already");
+        crate::say("prepare: a BPF file system is mounted already");
         return Ok(());
     }
     mount("bpf", BPF_FS, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).with_context(|| {
@@ -78,8 +80,21 @@ pub fn prepare() -> Result<()> {
             "cannot mount a BPF file system at {BPF_FS}: it needs CAP_SYS_ADMIN and a mounted /sys. On the host: `mount -t bpf bpf {BPF_FS}`; or set network.pin: false"
         )
     })?;
-    println!("prepare: mounted a BPF file system at {BPF_FS}");
+    crate::say(&format!("prepare: mounted a BPF file system at {BPF_FS}"));
     Ok(())
+}
+
+/// The nearest directory above that exists is in a BPF file system.
+fn is_in_bpf_fs(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let kind_at = |path: &Path| {
+        let of = |line: &str| {
+            let mut words = line.split(' ').skip(1);
+            (words.next()? == path.to_str()?).then(|| words.next().map(str::to_owned))?
+        };
+        mounts.lines().rev().find_map(of)
+    };
+    path.ancestors().find_map(kind_at).is_some_and(|kind| kind == "bpf")
 }
 
 fn is_mounted(kind: &str) -> bool {
@@ -93,12 +108,13 @@ pub fn run(config: &Config, patience: Duration) -> bool {
     let mut report = Report::default();
     machine(&mut report);
     rights(&mut report);
+    network::report(&mut report, config);
     gateways(&mut report, config, patience);
     let verdict = match report.bad {
         0 => "gatewatch gateway will work here.".to_owned(),
         n => format!("{n} thing(s) marked BAD stand in the way of `gatewatch gateway`."),
     };
-    println!("{}\n\n{verdict}", report.text.trim());
+    crate::say(&format!("{}\n\n{verdict}", report.text.trim()));
     report.bad == 0
 }
 

@@ -8,7 +8,7 @@ mod settings;
 mod source;
 mod unload;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -101,6 +101,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// A line on standard output. Whoever reads it may have seen enough: no reason to fail.
+pub(crate) fn say(text: &str) {
+    let _gone = writeln!(std::io::stdout(), "{text}");
+}
+
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Gateway(args) => {
@@ -110,9 +115,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Check(Check::Config { file }) => {
             let config = Config::load(&file)?;
-            println!("{}: good", file.display());
+            say(&format!("{}: good", file.display()));
             for key in config.not_yet_effective() {
-                println!("  `{key}` is understood, but this version does nothing with it yet");
+                say(&format!("  `{key}` is understood, but this version does nothing with it yet"));
             }
             Ok(ExitCode::SUCCESS)
         }

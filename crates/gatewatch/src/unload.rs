@@ -37,13 +37,19 @@ pub fn run(args: &Args) -> Result<()> {
         }
         unload(instance).with_context(|| format!("cannot remove {}", instance.directory.display()))?;
         removed += 1;
-        println!("{}: removed, with {} attachments", instance.directory.display(), instance.live_links);
+        crate::say(&format!(
+            "{}: removed, with {} attachments",
+            instance.directory.display(),
+            instance.live_links
+        ));
     }
     if removed == 0 {
-        println!("nothing is pinned in {} for this network namespace", root.display());
+        crate::say(&format!("nothing is pinned in {} for this network namespace", root.display()));
     }
     if others > 0 {
-        println!("{others} other network namespaces have something there: --all removes that too");
+        crate::say(&format!(
+            "{others} other network namespaces have something there: --all removes that too"
+        ));
     }
     Ok(())
 }

@@ -247,7 +247,7 @@ fn real_traffic() {
         let labels = [("interface", "lo"), ("family", family), ("protocol", "udp")];
         assert_eq!(packets(&agent.metrics(), &labels), (1000, 1000 * frame), "{family}");
     }
-    adds_up(&agent.metrics());
+    adds_up(&agent);
 }
 
 /// The row of the connection with this port at its far end.
@@ -331,7 +331,7 @@ fn what_connections_carry() {
         assert!(metrics.sum("gatewatch_application_packets_total", &labels) > 0, "{application}");
         assert!(metrics.sum("gatewatch_application_connections_total", &labels) > 0, "{application}");
     }
-    adds_up(&metrics);
+    adds_up(&agent);
 
     let table = run(
         env!("CARGO_BIN_EXE_gatewatch"),

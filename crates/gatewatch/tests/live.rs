@@ -14,7 +14,9 @@ use std::{
 };
 
 use common::{
-    Agent, AgentSetup, Client, Metrics, Nginx, SOON, Setup, Turn, get, signal, wait_for, wait_until,
+    Agent, AgentSetup, Client, Metrics, Nginx, SOON, Setup, Turn, get,
+    net::{HERE, Pod, THERE, adds_up, frames, packets, sink, statistics},
+    signal, wait_for, wait_until,
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -553,4 +555,109 @@ fn a_status_url_of_no_use() {
     wait_until(SOON * 2, "it is asked for again", || asked() >= 2);
     let told = agent.lines().iter().filter(|line| line.raw.contains("is of no use now")).count();
     assert_eq!(told, 1, "{}", agent.stdout());
+}
+
+/// Packets are counted, or counted as kept out, whatever becomes of the filters meanwhile.
+#[test]
+fn packets_while_the_configuration_changes() {
+    let _turn = Turn::alone();
+    let pod = Pod::new("live");
+    let _sink = sink();
+    let with = |filters: &str, rest: &str| {
+        format!("network: {{pin: false}}\nmonitoring:\n  interval: {rest}\n  filters: [{filters}]\n")
+    };
+    let mut file = File::new(&with("", "1s"));
+    let setup = AgentSetup::new("gw-live-net").network().args(&["--config", file.path().to_str().unwrap()]);
+    let agent = setup.start();
+    agent.wait_attached("eth0");
+    let incoming = [("interface", "eth0"), ("direction", "ingress")];
+    let [_, before] = statistics("eth0");
+    assert_eq!(packets(&agent.metrics(), &incoming), before);
+    let mut sender = pod.load(150_000);
+    let filters = [
+        "",
+        "{protocol: tcp}",
+        "{port: '53,80'}",
+        "{network: 10.98.0.0/16}",
+        "{protocol: udp}",
+        "{port: 7777}",
+    ];
+    let (mut applied, mut refused) = (0, 0);
+    for (i, way) in (0..40).zip([Way::InPlace, Way::Rename, Way::Swap].into_iter().cycle()) {
+        if i % 4 == 3 {
+            let bad = ["monitoring: [", "nothing: 1\n", "network: {max_connections: 1}\n"][i % 3];
+            // The same once more is not another refusal.
+            file.set(way, format!("{bad}# {i}\n").as_bytes());
+            refused += 1;
+        } else {
+            file.set(
+                way,
+                with(filters[i % filters.len()], if i % 2 == 0 { "200ms" } else { "1s" }).as_bytes(),
+            );
+            applied += 1;
+        }
+        signal(agent.pid(), Signal::HUP);
+        let done = || reloads(&agent, "applied") >= applied && reloads(&agent, "refused") >= refused;
+        wait_until(SOON, "it is read", done);
+    }
+    assert!(sender.wait().unwrap().success());
+    file.apply(&agent, &with("", "100ms"));
+    let metrics = adds_up(&agent);
+    let kept_out = |what| metrics.sum(&format!("gatewatch_network_filtered_{what}_total"), &incoming);
+    let counted = packets(&metrics, &incoming);
+    let [_, own] = statistics("eth0");
+    assert!(counted.0 > 1000 && kept_out("packets") > 1000, "both happened: {}", metrics.network());
+    assert_eq!(
+        (counted.0 + kept_out("packets"), counted.1 + kept_out("bytes")),
+        own,
+        "{}",
+        metrics.network()
+    );
+
+    // Off: nothing is attached, and nothing falls; on: it goes on.
+    let off = with("", "1s").replace("monitoring:", "monitoring:\n  enabled: false");
+    file.apply(&agent, &off);
+    let attached = |metrics: &Metrics| metrics.select("gatewatch_network_attached", &[]).count();
+    agent.wait_metrics(SOON, "nothing is attached", |metrics| attached(metrics) == 0);
+    assert!(pod.load(1000).wait().unwrap().success());
+    assert_eq!(packets(&agent.metrics(), &incoming), counted);
+    file.apply(&agent, &with("", "1s"));
+    agent.wait_attached("eth0");
+    assert!(pod.load(1000).wait().unwrap().success());
+    let udp = [incoming[0], incoming[1], ("protocol", "udp")];
+    let (before, after) = (packets(&metrics, &udp).0, packets(&agent.metrics(), &udp).0);
+    assert_eq!(after - before, 1000);
+    file.apply(&agent, &with("{interface: lo}", "1s"));
+    agent.wait_metrics(SOON, "only lo is watched", |metrics| attached(metrics) == 1);
+}
+
+/// The document's filter: TCP at three ports.
+#[test]
+fn the_contracts_packets() {
+    let _turn = Turn::shared();
+    let pod = Pod::new("contract");
+    let file = File::new(&format!("{CONTRACT}network: {{pin: false}}\n"));
+    let setup = AgentSetup::new("gw-live-g9p").network().args(&["--config", file.path().to_str().unwrap()]);
+    let agent = setup.start();
+    agent.wait_attached("eth0");
+    let send = |protocol: u8, port: u16, n: usize| {
+        let payload = match protocol {
+            6 => frames::tcp(40_000, port, 2, b""),
+            _ => frames::udp(40_000, port, b""),
+        };
+        vec![frames::ip(&frames::ipv4(THERE, HERE, protocol, &[], 0, 1, &payload)); n]
+    };
+    let sent = [send(6, 80, 1), send(6, 443, 2), send(6, 8080, 4), send(6, 8000, 8), send(17, 80, 16)];
+    pod.receive(&sent.concat());
+    let metrics = agent.metrics();
+    let incoming = [("interface", "eth0"), ("direction", "ingress")];
+    assert_eq!(packets(&metrics, &incoming).0, 1 + 2 + 4, "{}", metrics.network());
+    assert_eq!(metrics.sum("gatewatch_network_filtered_packets_total", &incoming), 8 + 16);
+    for line in agent.lines().iter().filter(|line| line.raw.contains("does nothing with it yet")) {
+        assert!(
+            line.raw.contains("metrics.endpoint") || line.raw.contains("alerts.thresholds"),
+            "{}",
+            line.raw
+        );
+    }
 }

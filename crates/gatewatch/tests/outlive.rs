@@ -6,13 +6,13 @@ mod common;
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use common::{
     AgentSetup, Metrics, SOON, Turn,
-    net::{HERE, Pod, adds_up, agent, frames, ip, packets},
+    net::{HERE, Pod, adds_up, agent, frames, ip, packets, sink},
     run, signal,
 };
 use rustix::process::Signal;
@@ -72,34 +72,7 @@ impl Drop for Pins {
     }
 }
 
-/// Sends `n` datagrams from the other end, at some 20,000 a second, and does not wait for its end.
-fn load(pod: &Pod, n: u32) -> std::process::Child {
-    let script = format!(
-        "
-import socket, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.connect(('10.99.0.1', 7777))
-for i in range({n}):
-    try: s.send(b'x' * 100)
-    except ConnectionRefusedError: s.send(b'x' * 100)
-    if i % 200 == 0: time.sleep(0.01)
-"
-    );
-    let words = pod.there_words();
-    Command::new(&words[0])
-        .args(&words[1..])
-        .args(["python3", "-c", &script])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
 const IN: [(&str, &str); 3] = [("interface", "eth0"), ("direction", "ingress"), ("protocol", "udp")];
-
-/// Nobody answers with ICMP, which would end the sender's calls.
-fn sink() -> std::net::UdpSocket {
-    std::net::UdpSocket::bind((HERE, 7777)).unwrap()
-}
 
 fn survives(ingress: &str) {
     let _turn = Turn::alone();
@@ -113,7 +86,7 @@ fn survives(ingress: &str) {
     let kept: Vec<std::net::TcpStream> =
         (0..10).map(|_| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
     let n = 150_000;
-    let mut sender = load(&pod, n);
+    let mut sender = pod.load(n);
     let begun = |metrics: &Metrics| packets(metrics, &IN).0 > 1000;
     let before = first.wait_metrics(SOON, "the load has begun", begun);
     assert!(packets(&before, &IN).0 < u64::from(n));
@@ -127,7 +100,7 @@ fn survives(ingress: &str) {
     let all = |metrics: &Metrics| packets(metrics, &IN).0 >= u64::from(n);
     let metrics = second.wait_metrics(SOON, "all are counted", all);
     assert_eq!(packets(&metrics, &IN), (u64::from(n), u64::from(n) * 142), "{}", metrics.network());
-    adds_up(&metrics);
+    adds_up(&second);
     let opened = metrics.sum("gatewatch_connections_opened_total", &[("protocol", "tcp")]);
     assert!(opened >= 10, "TCP's counts go on: {}", metrics.network());
     let age = second.connections().iter().filter(|row| row.get("age_seconds").is_some()).count();
@@ -149,7 +122,7 @@ fn counting_survives_kill_by_xdp() {
 fn unload_removes_everything() {
     let _turn = Turn::shared();
     let pod = Pod::new("unload");
-    let _sink = sink();
+    let socket = sink();
     let pins = Pins::new("unload");
     let mut first = agent("gw-unload", &pins.config()).start();
     first.wait_attached("eth0");
@@ -175,7 +148,15 @@ fn unload_removes_everything() {
     signal(second.pid(), Signal::INT);
     assert!(second.wait_end().success());
     assert_eq!(pins.files(), 0);
-    let mut third = agent("gw-unload", &pins.config()).args(&["--duration", "2"]).start();
+    // What an agent left for a network namespace that is gone, the next one anywhere removes.
+    let mut left = agent("gw-unload", &pins.config()).start();
+    left.wait_attached("eth0");
+    left.end();
+    assert!(pins.files() > 10);
+    drop((pod, socket));
+    let _pod = Pod::new("unload2");
+    let mut third = agent("gw-unload", &pins.config()).args(&["--duration", "4"]).start();
+    third.wait_said("its network namespace is gone; removed");
     assert!(third.wait_end().success());
     assert_eq!(pins.files(), 0);
 }
@@ -310,7 +291,7 @@ fn filters() {
         if expected > 0 {
             assert_eq!(kept_out, 220 - expected, "{filters}");
         }
-        adds_up(&metrics);
+        adds_up(&agent);
         agent.end();
     }
 }

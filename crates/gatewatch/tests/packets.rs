@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use gatewatch_capture::yardstick::{Way, Yardstick};
+
 use common::{
     Metrics, SOON, Turn,
     net::{HERE, Pod, THERE, adds_up, agent, frames, packets},
@@ -152,7 +154,7 @@ fn every_kind(ingress: &str, mode: &str) {
         }
     }
     let metrics = agent.metrics();
-    adds_up(&metrics);
+    adds_up(&agent);
     let unaccounted =
         |reason| metrics.sum("gatewatch_network_unaccounted_packets_total", &[("reason", reason)]);
     assert_eq!(unaccounted("not_ip"), 2 * (113 + 114));
@@ -229,7 +231,7 @@ fn random_frames() {
     let metrics =
         agent.wait_metrics(Duration::from_secs(5), "all are counted", |m| packets(m, &in_all).0 >= 20_000);
     assert_eq!(packets(&metrics, &in_all), (20_000, bytes), "{}", metrics.network());
-    adds_up(&metrics);
+    adds_up(&agent);
     let [_, (received, received_bytes)] = common::net::statistics("eth0");
     assert_eq!(received, 20_000, "the interface counted {received_bytes} bytes");
 }
@@ -255,7 +257,7 @@ fn a_flood_of_connections() {
     let udp = [("interface", "eth0"), ("direction", "ingress"), ("protocol", "udp")];
     let metrics = agent.wait_metrics(SOON, "all are counted", |m| packets(m, &udp).0 >= u64::from(n));
     assert_eq!(packets(&metrics, &udp), (u64::from(n), u64::from(n) * 43), "{}", metrics.network());
-    adds_up(&metrics);
+    let metrics = adds_up(&agent);
     let live = metrics.sum("gatewatch_connections", &[("protocol", "udp")]);
     let opened = metrics.sum("gatewatch_connections_opened_total", &[("protocol", "udp")]);
     let closed = metrics.sum("gatewatch_connections_closed_total", &[("protocol", "udp")]);
@@ -268,4 +270,43 @@ fn a_flood_of_connections() {
     let resident = metrics.sum("gatewatch_agent_resident_bytes", &[]);
     assert!(resident < 64 << 20, "{resident} bytes");
     assert!(agent.is_running());
+}
+
+/// More than a million packets a second, let in by the kernel itself: counted = sent.
+#[test]
+fn a_million_a_second() {
+    let _turn = Turn::alone();
+    for (ingress, mode) in [("tc", "tcx"), ("xdp", "xdp-native")] {
+        let pod = Pod::new(&format!("million{ingress}"));
+        let mut agent = agent("gw-million", &format!("network: {{ingress: {ingress}, pin: false}}")).start();
+        agent.wait_attached("eth0");
+        let labels = [("interface", "eth0"), ("direction", "ingress"), ("protocol", "udp")];
+        let index = |name: &str| {
+            let found = gatewatch_target::interfaces::interfaces().unwrap();
+            found.into_iter().find(|it| it.name == name).unwrap().index
+        };
+        let frame =
+            frames::datagram(SocketAddr::new(THERE.into(), 9), SocketAddr::new(HERE.into(), 9), &[b'x'; 18]);
+        let (n, connections) = (3_000_000, 10_000);
+        let inject = move |way, interface| {
+            Yardstick::load().unwrap().inject(way, interface, &frame, n, connections).unwrap()
+        };
+        let took = match ingress {
+            "tc" => inject(Way::In, index("eth0")),
+            // What is let in here has passed the driver: at XDP it has to come over the wire.
+            _ => pod.at_the_other_end(move || inject(Way::Out, index("eth0"))),
+        };
+        let rate = f64::from(n) / took.as_secs_f64();
+        let metrics = agent.wait_metrics(SOON, "all are counted", |m| packets(m, &labels).0 >= u64::from(n));
+        let bytes = u64::from(n) * 60;
+        assert_eq!(packets(&metrics, &labels), (u64::from(n), bytes), "{mode}: {}", metrics.network());
+        let metrics = adds_up(&agent);
+        assert_eq!(
+            metrics.sum("gatewatch_connections_opened_total", &[("protocol", "udp")]),
+            u64::from(connections)
+        );
+        // Told, not asserted: a machine may be slower.
+        println!("{mode}: {rate:.0} packets a second");
+        agent.end();
+    }
 }

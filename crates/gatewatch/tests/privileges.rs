@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{AgentSetup, Setup, Turn, get};
+use common::{AgentSetup, Setup, Turn, get, net::Pod};
 
 const GATEWAY: &str = "server { listen 127.0.0.1:@PORT@; location / { return 200 hello; } }";
 
@@ -98,4 +98,27 @@ fn a_missing_capability_is_named() {
     }
     drop(gateway);
     assert!(faults.is_empty(), "one line naming what is missing, and exit code 1:\n{faults}");
+}
+
+/// Packets need one capability more; without it requests are watched all the same.
+#[test]
+fn packets_need_a_fourth() {
+    let _turn = Turn::shared();
+    let _pod = Pod::new("rights");
+    let gateway = Setup::new("gw-fourth", GATEWAY).start();
+    let three = ["bpf", "perfmon", "sys_ptrace"];
+    let mut lacking = start("gw-fourth", 0, &three).network().config("network: {pin: false}").watch();
+    let said = lacking.wait_said("packets and connections are not watched");
+    assert!(said.raw.contains("CAP_NET_ADMIN") && said.str("level") == "warn", "{}", said.raw);
+    assert_eq!(get(gateway.port(), "/r").unwrap().0, 200);
+    lacking.wait_reported(1);
+    lacking.end();
+    let four = ["bpf", "perfmon", "sys_ptrace", "net_admin"];
+    let agent = start("gw-fourth", 0, &four).network().config("network: {pin: false}").watch();
+    agent.wait_attached("lo");
+    let told = agent.connections();
+    assert!(told.iter().any(|row| row["direction"] == "inner"), "{told:?}");
+    for line in agent.lines() {
+        assert!(!["warn", "error"].contains(&line.str("level")), "{}", line.raw);
+    }
 }

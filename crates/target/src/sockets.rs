@@ -71,7 +71,7 @@ fn container(text: &str) -> String {
     if let Some(id) = unified.and_then(parts).or_else(|| paths().find_map(parts)) {
         return id;
     }
-    let path = unified.filter(|path| path.trim_matches('/') != "").or_else(|| paths().next());
+    let path = unified.filter(|path| !path.trim_matches('/').is_empty()).or_else(|| paths().next());
     let last = path.unwrap_or_default().rsplit('/').find(|part| !part.is_empty() && *part != "..");
     // Whoever may make control groups chooses their names: they become labels.
     let printable = |c: &char| !c.is_control();

@@ -149,13 +149,13 @@ fn tcp(picture: &Picture, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     counter(encoder, "gatewatch_tcp_retransmits", "TCP segments sent again.")?
         .one_counter(picture.retransmits)?;
     counts(encoder, "gatewatch_tcp_resets", "TCP resets.", "direction", &picture.resets)?;
+    let mut family = counter(
+        encoder,
+        "gatewatch_listen_overflows",
+        "Connections refused because a listener's queue was full.",
+    )?;
     if let Some(overflows) = picture.listen_overflows {
-        counter(
-            encoder,
-            "gatewatch_listen_overflows",
-            "Connections refused because a listener's queue was full.",
-        )?
-        .one_counter(overflows)?;
+        family.one_counter(overflows)?;
     }
     let mut family =
         counter(encoder, "gatewatch_packets_dropped", "Packets the kernel dropped, by its own reason.")?;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +16,7 @@ use gatewatch_capture::{
     CaptureError, clock,
     connection::ConnectionProbe,
     network::{self, Ingress, Modes, NetworkProbe, Sample, Takeover},
+    pin,
 };
 use gatewatch_config::Config;
 use gatewatch_decode::{
@@ -100,6 +101,9 @@ impl<'a> Watch<'a> {
             }
             other => other?,
         };
+        if let Some(root) = &pin {
+            bury(root, desk);
+        }
         let now = clock::monotonic();
         match takeover {
             Takeover::TakenOver { began_ns } => {
@@ -479,6 +483,16 @@ impl<'a> Watch<'a> {
             gateway_of: &gateway_of,
             now_ns: clock::monotonic(),
         })
+    }
+}
+
+/// Removes what agents of network namespaces that are gone have left: nobody else will.
+fn bury(root: &Path, desk: &Desk) {
+    for instance in pin::instances(root).unwrap_or_default() {
+        if instance.abandoned && pin::unload(&instance).is_ok() {
+            let text = format!("{}: its network namespace is gone; removed", instance.directory.display());
+            desk.say(Level::Info, text);
+        }
     }
 }
 

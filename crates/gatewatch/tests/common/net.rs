@@ -6,11 +6,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{AgentSetup, Metrics, run, text};
+use super::{Agent, AgentSetup, Metrics, SOON, run, text};
 
 /// A network namespace for this thread and all it starts, with `eth0` to a second one. Neither has a way out.
 pub struct Pod {
     peer: String,
+}
+
+/// Nobody answers with ICMP, which would end the sender's calls.
+pub fn sink() -> std::net::UdpSocket {
+    std::net::UdpSocket::bind((HERE, 7777)).unwrap()
 }
 
 /// This end of `eth0`, and the other.
@@ -51,6 +56,38 @@ impl Pod {
     /// How a command is started at the other end.
     pub fn there_words(&self) -> Vec<String> {
         vec!["ip".to_owned(), "netns".to_owned(), "exec".to_owned(), self.peer.clone()]
+    }
+
+    /// Runs in a thread at the other end.
+    pub fn at_the_other_end<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
+        let peer = std::fs::File::open(format!("/run/netns/{}", self.peer)).unwrap();
+        let there = move || {
+            nix::sched::setns(peer, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            f()
+        };
+        std::thread::spawn(there).join().unwrap()
+    }
+
+    /// Sends `n` datagrams from the other end, at some 20,000 a second, and does not wait for its end.
+    pub fn load(&self, n: u32) -> std::process::Child {
+        let script = format!(
+            "
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(('10.99.0.1', 7777))
+for i in range({n}):
+    try: s.send(b'x' * 100)
+    except ConnectionRefusedError: s.send(b'x' * 100)
+    if i % 200 == 0: time.sleep(0.01)
+"
+        );
+        let words = self.there_words();
+        Command::new(&words[0])
+            .args(&words[1..])
+            .args(["python3", "-c", &script])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Puts frames on `interface` at this end; they leave by it.
@@ -205,15 +242,22 @@ pub fn statistics(interface: &str) -> [(u64, u64); 2] {
     })
 }
 
-/// Everything counted is accounted to a connection, or to a reason.
-pub fn adds_up(metrics: &Metrics) {
-    for what in ["packets", "bytes"] {
-        let sum = |name: &str| metrics.sum(&format!("gatewatch_{name}_{what}_total"), &[]);
-        assert_eq!(
-            sum("network"),
-            sum("application") + sum("network_unaccounted"),
-            "{what}: {}",
-            metrics.text.lines().filter(|line| line.contains(what)).collect::<Vec<_>>().join("\n")
-        );
+/// Waits until everything counted is accounted to a connection, or to a reason: accounts are gathered a moment later.
+pub fn adds_up(agent: &Agent) -> Metrics {
+    let both = |metrics: &Metrics| {
+        ["packets", "bytes"].map(|what| {
+            let sum = |name: &str| metrics.sum(&format!("gatewatch_{name}_{what}_total"), &[]);
+            (sum("network"), sum("application") + sum("network_unaccounted"))
+        })
+    };
+    let until = std::time::Instant::now() + SOON;
+    loop {
+        let metrics = agent.metrics();
+        let sums = both(&metrics);
+        if sums.iter().all(|(counted, accounted)| counted == accounted) {
+            return metrics;
+        }
+        assert!(std::time::Instant::now() < until, "{sums:?}: {}", metrics.network());
+        std::thread::sleep(std::time::Duration::from_millis(200));
     }
 }
