@@ -13,7 +13,7 @@ RELEASE      := $(or $(CARGO_TARGET_DIR),target)/release/gatewatch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build image buildx push demo test lint bench fuzz clean
+.PHONY: help setup build image buildx push demo test lint bench fuzz compat clean
 
 help: ## Show this
 	@echo "gatewatch: shows, from the kernel, what a gateway really does. Linux only."
@@ -63,6 +63,11 @@ bench: ## Measure what gatewatch costs a gateway (root)
 fuzz: ## Fuzz the parsers of untrusted bytes, FUZZ_SECONDS (20) each
 	@scripts/setup fuzz
 	@fuzz/run
+
+compat: ## Try gatewatch in other kernels, emulated: KERNELS="5.10 6.12" or a choice; an hour, and no part of test
+	@scripts/setup image compat
+	@scripts/static amd64 arm64
+	@compat/run $(KERNELS)
 
 clean: ## Remove what was built
 	$(CARGO) clean
