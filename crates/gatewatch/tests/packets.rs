@@ -267,6 +267,7 @@ fn a_flood_of_connections() {
     // Evicted ones may also be of TCP: the few scrapes.
     let all = live + closed + evicted;
     assert!((opened..=opened + 10).contains(&all), "{}", metrics.network());
+    agent.wait_said("the table of connections is full");
     let resident = metrics.sum("gatewatch_agent_resident_bytes", &[]);
     assert!(resident < 64 << 20, "{resident} bytes");
     assert!(agent.is_running());
