@@ -174,6 +174,9 @@ fn two_agents_refuse_each_other() {
     let said = second.stderr();
     assert!(said.contains(&format!("another gatewatch (process {})", first.pid())), "{said}");
     assert!(said.contains("--no-network"), "{said}");
+    let unload = Command::new(env!("CARGO_BIN_EXE_gatewatch")).arg("unload").output().unwrap();
+    let said = common::text(&unload.stderr);
+    assert!(!unload.status.success() && said.contains(&format!("process {}", first.pid())), "{said}");
     // Without packets there is room for it.
     AgentSetup::new("gw-two-b").start();
 }

@@ -214,8 +214,8 @@ impl<'a> Watch<'a> {
         if before.enabled && !self.wanted.enabled {
             self.desk()
                 .say(Level::Info, "packets and connections are not watched while that is so".to_owned());
-            self.desk().publish(picture::take(self));
             self.desk().close();
+            self.desk().publish(picture::take(self));
         } else if self.wanted.enabled {
             self.desk().open(thread::current());
         }
