@@ -163,7 +163,10 @@ int connection_state(struct bpf_raw_tracepoint_args *ctx) {
         bpf_map_update_elem(&connection_births, &key, &birth, BPF_ANY);
     } else if (to == TCP_ESTABLISHED) {
         struct connection_birth birth = {.ns = bpf_ktime_get_ns()};
-        birth.inner_end = from == TCP_SYN_RECV && is_inner(sk);
+        /* one that asked itself was not called, though the other end asked at the same moment, or is the same
+         */
+        birth.inner_end =
+            from == TCP_SYN_RECV && is_inner(sk) && !bpf_map_lookup_elem(&connection_births, &key);
         bpf_map_update_elem(&connection_births, &key, &birth, BPF_ANY);
         if (!birth.inner_end)
             add(&connection_tallies, CONNECTION_OPENED, 1);

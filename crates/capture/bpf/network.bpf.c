@@ -510,8 +510,8 @@ static __always_inline bool has_port(__u16 port) {
     return bits && *bits >> (port & 63) & 1;
 }
 
-static __always_inline bool in_networks(const __u8 *address) {
-    struct network_prefix prefix = {.bits = 128};
+static __always_inline bool in_networks(__u32 family, const __u8 *address) {
+    struct network_prefix prefix = {.bits = 160, .family = family};
     __builtin_memcpy(prefix.address, address, 16);
     return bpf_map_lookup_elem(&network_prefixes, &prefix);
 }
@@ -527,7 +527,7 @@ static __always_inline bool is_watched(const struct packet *p) {
         return false;
     if (filter->kinds & NETWORK_BY_NETWORK &&
         (p->family == NETWORK_OTHER ||
-         (!in_networks(p->key->address[0]) && !in_networks(p->key->address[1]))))
+         (!in_networks(p->family, p->key->address[0]) && !in_networks(p->family, p->key->address[1]))))
         return false;
     return true;
 }

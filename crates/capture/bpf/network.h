@@ -114,9 +114,11 @@ enum network_filter_kind {
     NETWORK_BY_NETWORK = 4,
 };
 
-/* Key of the trie of watched networks; IPv4 as ::ffff:a.b.c.d, its prefix 96 longer. */
+/* Key of the trie of watched networks: behind the family's word; IPv4 as ::ffff:a.b.c.d, its prefix 96
+ * longer. */
 struct network_prefix {
-    __u32 bits;
+    __u32 bits; /* the family's 32 counted */
+    __u32 family;
     __u8 address[16];
 };
 

@@ -43,6 +43,8 @@ plain!(
 
 /// Interfaces counted at once.
 pub const SLOTS: u32 = 256;
+/// The label of interfaces whose slots others were given.
+const GONE: &str = "(gone)";
 /// Interface indices below this stand in an array (`NETWORK_LOW_INDICES`).
 const LOW_INDICES: u32 = 1024;
 /// Families a packet is counted by.
@@ -92,8 +94,49 @@ pub struct Filter {
     pub protocols: Option<u32>,
     /// Ports, of either end.
     pub ports: Option<Vec<u16>>,
-    /// Networks: prefix length and address, IPv4 as `::ffff:a.b.c.d/96+n`.
-    pub networks: Option<Vec<(u32, [u8; 16])>>,
+    /// Networks of either end.
+    pub networks: Option<Vec<Prefix>>,
+}
+
+impl Filter {
+    fn head(&self) -> types::network_filter {
+        let kinds = [
+            (self.protocols.is_some(), types::network_filter_kind::NETWORK_BY_PROTOCOL),
+            (self.ports.is_some(), types::network_filter_kind::NETWORK_BY_PORT),
+            (self.networks.is_some(), types::network_filter_kind::NETWORK_BY_NETWORK),
+        ];
+        let kinds = kinds.iter().filter(|(set, _)| *set).fold(0, |bits, (_, kind)| bits | kind.0);
+        types::network_filter { kinds, protocols: self.protocols.unwrap_or(0) }
+    }
+
+    /// A bit for each port.
+    fn words(&self) -> Vec<u64> {
+        let mut words = vec![0u64; 1024];
+        for port in self.ports.iter().flatten() {
+            if let Some(word) = words.get_mut(usize::from(port >> 6)) {
+                *word |= 1 << (port & 63);
+            }
+        }
+        words
+    }
+}
+
+/// A network: IPv4 as `::ffff:a.b.c.d`, its length 96 more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Prefix {
+    /// It is of IPv4.
+    pub ipv4: bool,
+    /// Its length.
+    pub bits: u32,
+    /// Its address.
+    pub address: [u8; 16],
+}
+
+impl Prefix {
+    fn key(&self) -> types::network_prefix {
+        let family = if self.ipv4 { Family::NETWORK_IPV4.0 } else { Family::NETWORK_IPV6.0 };
+        types::network_prefix { bits: 32 + self.bits, family, address: self.address }
+    }
 }
 
 /// How an interface is watched.
@@ -377,9 +420,10 @@ impl NetworkProbe {
     fn slot(&mut self, interface: &Interface) -> Result<u32, CaptureError> {
         let name = &interface.name;
         let known = self.slots.iter().position(|known| known == name);
-        let free = || self.slots.iter().position(String::is_empty);
-        let Some(at) = known.or_else(free) else {
-            return Err(CaptureError::NoSlot { interface: name.clone(), slots: SLOTS });
+        let last = self.slots.len().saturating_sub(1);
+        let free = || self.slots.iter().take(last).position(String::is_empty);
+        let Some(at) = known.or_else(free).or_else(|| self.reclaim()) else {
+            return Err(CaptureError::NoSlot { interface: name.clone(), slots: SLOTS - 1 });
         };
         let slot = u32::try_from(at).unwrap_or(u32::MAX);
         let mut value = types::network_slot { ifindex: interface.index, ..Default::default() };
@@ -395,6 +439,41 @@ impl NetworkProbe {
             known.clone_from(name);
         }
         Ok(slot)
+    }
+
+    /// A slot of an interface that is watched no longer: what it counted goes to the last slot, where all that are gone
+    /// stand together, so that sums stay whole.
+    fn reclaim(&mut self) -> Option<usize> {
+        let last = self.slots.len().checked_sub(1)?;
+        let in_use = |at: usize| self.watched.values().any(|it| usize::try_from(it.slot) == Ok(at));
+        let at = (0..last).find(|at| !in_use(*at))?;
+        let (from, to) = (u32::try_from(at).ok()?, u32::try_from(last).ok()?);
+        let counts = &self.skel.maps.network_counts;
+        for class in 0..2 * Class::NETWORK_CLASSES.0 {
+            let [from, to] = [from, to].map(|slot| slot * 2 * Class::NETWORK_CLASSES.0 + class);
+            let moved = lookup_percpu::<Count>(counts, from);
+            if moved.iter().all(|count| count.packets == 0) {
+                continue;
+            }
+            // No program writes to either: the one is watched no longer, the other is no interface's.
+            let add =
+                |(a, b): (&Count, Count)| Count { packets: a.packets + b.packets, bytes: a.bytes + b.bytes };
+            let sums: Vec<Vec<u8>> = moved
+                .iter()
+                .zip(lookup_percpu::<Count>(counts, to))
+                .map(|sum| bytes(&add(sum)).to_vec())
+                .collect();
+            let none: Vec<Vec<u8>> = moved.iter().map(|_| bytes(&Count::default()).to_vec()).collect();
+            counts.update_percpu(&to.to_ne_bytes(), &sums, MapFlags::ANY).ok()?;
+            counts.update_percpu(&from.to_ne_bytes(), &none, MapFlags::ANY).ok()?;
+        }
+        let mut gone = types::network_slot::default();
+        for (to, from) in gone.name.iter_mut().zip(GONE.bytes()) {
+            *to = from.cast_signed();
+        }
+        self.skel.maps.network_slots.update(&to.to_ne_bytes(), bytes(&gone), MapFlags::ANY).ok()?;
+        GONE.clone_into(self.slots.get_mut(last)?);
+        Some(at)
     }
 
     /// Attaches what counts packets that come in (`ingress` says how), or that go out.
@@ -448,6 +527,25 @@ impl NetworkProbe {
         }
     }
 
+    /// The programs filter so already: an earlier agent told them.
+    #[must_use]
+    pub fn filters_by(&self, filter: &Filter) -> bool {
+        let maps = &self.skel.maps;
+        let head: types::network_filter = lookup(&maps.network_filter, 0).unwrap_or_default();
+        let wanted = filter.head();
+        let mut networks: Vec<Vec<u8>> = maps.network_prefixes.keys().collect();
+        let mut wanted_networks: Vec<Vec<u8>> =
+            filter.networks.iter().flatten().map(|network| bytes(&network.key()).to_vec()).collect();
+        networks.sort();
+        wanted_networks.sort();
+        wanted_networks.dedup();
+        (head.kinds, head.protocols) == (wanted.kinds, wanted.protocols)
+            && networks == wanted_networks
+            && (0u32..)
+                .zip(filter.words())
+                .all(|(index, word)| lookup(&maps.network_ports, index) == Some(word))
+    }
+
     /// What is watched from now on.
     ///
     /// # Errors
@@ -455,16 +553,6 @@ impl NetworkProbe {
     pub fn set_filter(&mut self, filter: &Filter) -> Result<(), CaptureError> {
         let maps = &self.skel.maps;
         let zero = 0u32.to_ne_bytes();
-        let mut kinds = 0;
-        if filter.protocols.is_some() {
-            kinds |= types::network_filter_kind::NETWORK_BY_PROTOCOL.0;
-        }
-        if filter.ports.is_some() {
-            kinds |= types::network_filter_kind::NETWORK_BY_PORT.0;
-        }
-        if filter.networks.is_some() {
-            kinds |= types::network_filter_kind::NETWORK_BY_NETWORK.0;
-        }
         let set = |value: types::network_filter| {
             maps.network_filter
                 .update(&zero, bytes(&value), MapFlags::ANY)
@@ -472,12 +560,7 @@ impl NetworkProbe {
         };
         // All pass while the lists change: too much for a moment rather than a hole.
         set(types::network_filter::default())?;
-        let mut words = vec![0u64; 1024];
-        for port in filter.ports.iter().flatten() {
-            if let Some(word) = words.get_mut(usize::from(port >> 6)) {
-                *word |= 1 << (port & 63);
-            }
-        }
+        let words = filter.words();
         for (index, word) in (0u32..).zip(&words) {
             maps.network_ports
                 .update(&index.to_ne_bytes(), &word.to_ne_bytes(), MapFlags::ANY)
@@ -487,13 +570,12 @@ impl NetworkProbe {
         for key in before {
             let _gone = maps.network_prefixes.delete(&key);
         }
-        for (bits, address) in filter.networks.iter().flatten() {
-            let key = types::network_prefix { bits: *bits, address: *address };
+        for network in filter.networks.iter().flatten() {
             maps.network_prefixes
-                .update(bytes(&key), &1u32.to_ne_bytes(), MapFlags::ANY)
+                .update(bytes(&network.key()), &1u32.to_ne_bytes(), MapFlags::ANY)
                 .map_err(map_error("set the filter's networks"))?;
         }
-        set(types::network_filter { kinds, protocols: filter.protocols.unwrap_or(0) })
+        set(filter.head())
     }
 
     /// Counts by interface name, direction (0: in, 1: out) and class, of all interfaces ever watched.

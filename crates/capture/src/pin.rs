@@ -169,7 +169,8 @@ pub fn instances(root: &Path) -> io::Result<Vec<Instance>> {
     for entry in entries {
         let entry = entry?;
         // What others put here is not ours to touch.
-        if !entry.file_name().to_string_lossy().starts_with("net-") {
+        let ours = entry.file_name().to_string_lossy().starts_with("net-");
+        if !ours || !entry.file_type()?.is_dir() {
             continue;
         }
         let directory = entry.path();

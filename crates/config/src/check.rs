@@ -89,6 +89,10 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
     for (index, filter) in config.monitoring.filters.iter().enumerate() {
         check_filter(&mut to, &format!("monitoring.filters[{index}]"), filter);
     }
+    let networks: usize = config.monitoring.filters.iter().map(|filter| filter.network.len()).sum();
+    if networks > MAX_LIST {
+        to.add("monitoring.filters", format_args!("{networks} networks are too many: {MAX_LIST} at most"));
+    }
     if let Some(url) = &config.metrics.endpoint {
         to.url("metrics.endpoint", url);
     }

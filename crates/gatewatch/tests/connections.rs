@@ -138,6 +138,15 @@ fn births_and_deaths_are_counted_once() {
     assert_eq!((told["refused"], told["resets sent"], told["resets received"]), (50, 50, 50), "{told:?}");
     assert_eq!(net(&told, "opened"), 0);
 
+    // A socket that calls itself.
+    let script = "
+import socket
+for i in range(20):
+    s = socket.socket(); s.bind(('127.0.0.1', 41000 + i)); s.connect(('127.0.0.1', 41000 + i)); s.close()
+";
+    let told = births_and_deaths(&agent, || drop(run("python3", &["-c", script])));
+    assert_eq!((net(&told, "opened"), net(&told, "closed")), (20, 20), "{told:?} {idle:?}");
+
     // Nobody has that address: the packets find no way, and the program does not wait for it.
     let told = births_and_deaths(&agent, || {
         for last in 0..5 {

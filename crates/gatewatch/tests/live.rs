@@ -627,6 +627,11 @@ fn packets_while_the_configuration_changes() {
     let udp = [incoming[0], incoming[1], ("protocol", "udp")];
     let (before, after) = (packets(&metrics, &udp).0, packets(&agent.metrics(), &udp).0);
     assert_eq!(after - before, 1000);
+    file.apply(&agent, &with("", "1s").replace("{pin: false}", "{pin: false, ingress: xdp}"));
+    agent.wait_said("between its hooks packets of interface eth0 may have gone uncounted");
+    let metrics = agent.wait_attached("eth0");
+    assert!(metrics.select("gatewatch_network_attached", &[("mode", "xdp-native")]).next().is_some());
+    assert!(metrics.select("gatewatch_network_blind_seconds_total", &[]).next().unwrap().value > 0.0);
     let before = packets(&agent.metrics(), &incoming);
     file.apply(&agent, &with("", "1s").replace("{pin: false}", "{pin: false, enabled: false}"));
     let up = |metrics: &Metrics| metrics.sum("gatewatch_probe_up", &[]);

@@ -272,13 +272,14 @@ fn filters() {
         ("- port: [80, 9]", 30 + 100 + 50),
         ("- {network: '10.98.0.0/16, 192.0.2.1'}", 50),
         ("- {network: '10.99.0.0/16', port: 443}", 40),
+        ("- {network: '::/0'}", 0),
         ("- interface: lo", 0),
         ("- method: GET", 30 + 40 + 50 + 100),
     ];
     for (filters, expected) in cases {
         let config = format!("network: {{pin: false}}\nmonitoring:\n  filters:\n    {filters}\n");
         let mut agent = agent("gw-filters", &config).start();
-        agent.wait_attached(if expected == 0 { "lo" } else { "eth0" });
+        agent.wait_attached(if filters.contains("interface") { "lo" } else { "eth0" });
         let sent = [
             send(80, 6, [10, 99, 0, 2], 30),
             send(443, 6, [10, 99, 0, 2], 40),
@@ -293,10 +294,73 @@ fn filters() {
             "gatewatch_network_filtered_packets_total",
             &[("interface", "eth0"), ("direction", "ingress")],
         );
-        if expected > 0 {
+        if !filters.contains("interface") {
             assert_eq!(kept_out, 220 - expected, "{filters}");
         }
         adds_up(&agent);
         agent.end();
     }
+}
+
+/// Interfaces come and go, more than there are slots, and with names that are no text: each is watched, and what those
+/// that are gone counted is not lost.
+#[test]
+fn interfaces_come_and_go() {
+    let _turn = Turn::alone();
+    let pod = Pod::new("come");
+    let agent = agent("gw-come", "network: {pin: false}").start();
+    agent.wait_attached("eth0");
+    run("sh", &["-c", r#"ip link add "$(printf 'u\377x')" type veth peer name odd1"#]);
+    agent.wait_attached("odd1");
+    let attached = agent.metrics();
+    let odd =
+        attached.select("gatewatch_network_attached", &[]).any(|it| it.label("interface").starts_with('#'));
+    assert!(odd, "{}", attached.network());
+    for round in 0..3 {
+        let batch = |line: &dyn Fn(u32) -> String| {
+            let lines: Vec<String> = (0..100).map(line).collect();
+            let file = std::env::temp_dir().join(format!("gwt-batch-{}", std::process::id()));
+            std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+            run("ip", &["-batch", file.to_str().unwrap()]);
+            std::fs::remove_file(file).unwrap();
+        };
+        let name = |i: u32| format!("n{round}x{i}");
+        batch(&|i| format!("link add {} type veth peer name {}p", name(i), name(i)));
+        for i in [0, 99] {
+            ip(&format!("link set {} up", name(i)));
+            ip(&format!("link set {}p up", name(i)));
+        }
+        // Two ends each: as many as there are slots but for a few.
+        let last = name(99);
+        agent.wait_metrics(SOON, "they are watched", |metrics| {
+            metrics.select("gatewatch_network_attached", &[("interface", &last)]).next().is_some()
+        });
+        pod.send(&last, &vec![frames::ethernet(0x88b5, &[7; 46]); 10]);
+        batch(&|i| format!("link del {}", name(i)));
+    }
+    agent.wait_metrics(SOON, "they are let go", |metrics| {
+        metrics.select("gatewatch_network_attached", &[]).count() < 10
+    });
+    let metrics = adds_up(&agent);
+    let others = metrics.sum("gatewatch_network_packets_total", &[("family", "other")]);
+    assert!(others >= 30, "those of interfaces that are gone too: {}", metrics.network());
+    assert!(metrics.sum("gatewatch_network_packets_total", &[("interface", "(gone)")]) >= 10);
+}
+
+/// One end of a veth pair that is here with both its ends, watched alone: what comes in is counted there.
+#[test]
+fn one_end_of_a_pair() {
+    let _turn = Turn::shared();
+    let pod = Pod::new("pair");
+    ip("link add pa type veth peer name pb");
+    ip("link set pa up");
+    ip("link set pb up");
+    let config = "network: {pin: false}\nmonitoring: {filters: [{interface: pa}]}";
+    let agent = agent("gw-pair", config).start();
+    agent.wait_attached("pa");
+    pod.send("pb", &vec![frames::ethernet(0x88b5, &[7; 46]); 10]);
+    pod.send("pa", &vec![frames::ethernet(0x88b5, &[7; 46]); 5]);
+    let metrics = agent.metrics();
+    let way = |direction| packets(&metrics, &[("interface", "pa"), ("direction", direction)]).0;
+    assert_eq!((way("ingress"), way("egress")), (10, 5), "{}", metrics.network());
 }

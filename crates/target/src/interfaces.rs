@@ -25,6 +25,8 @@ pub struct Interface {
     pub hardware: bool,
     /// Where its packets are counted.
     pub points: Points,
+    /// The other end of a veth pair, where it is in this namespace too.
+    pub peer: Option<u32>,
 }
 
 /// Where an interface's packets are counted, so that none is counted twice.
@@ -68,6 +70,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
         ethernet: link.ethernet,
         hardware: link.hardware,
         points: points(link),
+        peer: link.lower.filter(|_| link.veth),
     };
     let mut interfaces: Vec<_> = links.iter().map(interface).collect();
     interfaces.sort_by_key(|interface| interface.index);
@@ -184,8 +187,18 @@ fn dump() -> io::Result<Vec<Link>> {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = datagram.as_slice();
         while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+                Ok(message) => message,
+                // One that cannot be read, for its name perhaps, must not hide the others.
+                Err(error) => {
+                    let Some((link, behind)) = unreadable(rest) else {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
+                    };
+                    links.push(link);
+                    rest = behind;
+                    continue;
+                }
+            };
             let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
             #[allow(clippy::wildcard_enum_match_arm)] // answers to other requests than ours do not come
             match message.payload {
@@ -200,6 +213,17 @@ fn dump() -> io::Result<Vec<Link>> {
             rest = rest.get(length..).unwrap_or_default();
         }
     }
+}
+
+/// What can be told of a link by the fixed part of its message: named by its index, `#7`. And what is behind it.
+fn unreadable(message: &[u8]) -> Option<(Link, &[u8])> {
+    let length = u32::from_ne_bytes(*message.first_chunk()?);
+    let length = usize::try_from(length).ok().filter(|length| *length >= 32)?;
+    let kind = u16::from_ne_bytes(*message.get(18..)?.first_chunk()?);
+    let index = u32::from_ne_bytes(*message.get(20..)?.first_chunk()?);
+    let behind = message.get(length.next_multiple_of(4)..).unwrap_or_default();
+    // ARPHRD_ETHER
+    Some((Link { index, name: format!("#{index}"), ethernet: kind == 1, ..Link::default() }, behind))
 }
 
 #[cfg(test)]

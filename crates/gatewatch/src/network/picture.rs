@@ -9,7 +9,7 @@ use gatewatch_export::{
     network::{Amount, Attachment, Doubling, Map, Picture},
     snapshot::Program,
 };
-use gatewatch_insight::connections::Connections;
+use gatewatch_insight::connections::{Connections, OTHERS};
 
 use super::{listing, watch::Watch};
 
@@ -183,6 +183,7 @@ pub fn take(watch: &Watch<'_>) -> Picture {
 fn containers(watch: &Watch<'_>, picture: &mut Picture) {
     let name = |cgroup: u64| match cgroup {
         0 => "outside".to_owned(),
+        OTHERS => "other".to_owned(),
         cgroup => watch.containers.get(&cgroup).cloned().unwrap_or_else(|| "unknown".to_owned()),
     };
     let mut rows = std::collections::BTreeMap::<_, Amount>::new();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gatewatch_capture::network::{Filter, Ingress, Protocol};
+use gatewatch_capture::network::{Filter, Ingress, Prefix, Protocol};
 use gatewatch_config::Config;
 
 /// What is to be done.
@@ -72,28 +72,33 @@ impl Wanted {
     }
 }
 
-fn within(networks: &[(u32, [u8; 16])], address: IpAddr) -> bool {
+fn within(networks: &[Prefix], address: IpAddr) -> bool {
     let octets = match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),
     };
-    let address = u128::from_be_bytes(octets);
-    networks.iter().any(|(bits, network)| {
-        let differs = address ^ u128::from_be_bytes(*network);
-        differs.leading_zeros() >= *bits
+    networks.iter().any(|network| {
+        let differs = u128::from_be_bytes(octets) ^ u128::from_be_bytes(network.address);
+        network.ipv4 == address.is_ipv4() && differs.leading_zeros() >= network.bits
     })
 }
 
-/// `10.0.0.0/8` as the kernel's table has it: its length and address among those of IPv6.
-fn prefix(network: &str) -> Option<(u32, [u8; 16])> {
+/// `10.0.0.0/8` as the kernel's table has it: IPv4 as `::ffff:a.b.c.d`, its length 96 more.
+fn prefix(network: &str) -> Option<Prefix> {
     let (address, bits) = match network.split_once('/') {
         Some((address, bits)) => (address, Some(bits.parse::<u32>().ok()?)),
         None => (network, None),
     };
-    match address.parse().ok()? {
-        IpAddr::V4(address) => Some((96 + bits.unwrap_or(32).min(32), address.to_ipv6_mapped().octets())),
-        IpAddr::V6(address) => Some((bits.unwrap_or(128).min(128), address.octets())),
-    }
+    Some(match address.parse().ok()? {
+        IpAddr::V4(address) => Prefix {
+            ipv4: true,
+            bits: 96 + bits.unwrap_or(32).min(32),
+            address: address.to_ipv6_mapped().octets(),
+        },
+        IpAddr::V6(address) => {
+            Prefix { ipv4: false, bits: bits.unwrap_or(128).min(128), address: address.octets() }
+        }
+    })
 }
 
 #[cfg(test)]
@@ -110,9 +115,12 @@ mod tests {
         assert_eq!(wanted.interfaces, ["lo"]);
         let networks = wanted.filter.networks.unwrap();
         assert_eq!(networks.len(), 2);
-        assert_eq!(networks[0].0, 104);
-        assert_eq!(networks[0].1[10..14], [0xff, 0xff, 10, 0]);
-        assert_eq!(networks[1], (128, std::net::Ipv6Addr::LOCALHOST.octets()));
+        assert_eq!((networks[0].bits, networks[0].ipv4), (104, true));
+        assert_eq!(networks[0].address[10..14], [0xff, 0xff, 10, 0]);
+        assert_eq!((networks[1].bits, networks[1].ipv4), (128, false));
+        let six = Wanted::new(&Config::parse("monitoring: {filters: [{network: '::/0'}]}", "test").unwrap());
+        let any = |a: &str| six.passes([a.parse().unwrap(), "192.0.2.1:5".parse().unwrap()]);
+        assert!(any("[2001:db8::1]:1") && !any("10.0.0.1:1"), "all of IPv6, and nothing else");
         let wanted = Wanted::new(&Config::parse(text, "test").unwrap());
         let passes = |a: &str, b: &str| wanted.passes([a.parse().unwrap(), b.parse().unwrap()]);
         assert!(passes("10.1.2.3:443", "192.0.2.1:5"));

@@ -149,7 +149,10 @@ impl<'a> Watch<'a> {
             said_full_ns: 0,
             changed: Arc::default(),
         };
-        watch.packets.set_filter(&watch.wanted.filter)?;
+        // One that is as it was stays: while it is exchanged all packets pass.
+        if !watch.packets.filters_by(&watch.wanted.filter) {
+            watch.packets.set_filter(&watch.wanted.filter)?;
+        }
         watch.follow_interfaces(now, true)?;
         watch.packets.drop_strangers();
         watch.follow_tcp();
@@ -204,9 +207,7 @@ impl<'a> Watch<'a> {
             self.packets.set_filter(&self.wanted.filter)?;
         }
         if before.ingress != self.wanted.ingress {
-            for (interface, _) in self.packets.watched() {
-                self.packets.unwatch(interface.index);
-            }
+            self.exchange_hooks()?;
         }
         let now = clock::monotonic();
         self.follow_interfaces(now, true)?;
@@ -218,6 +219,25 @@ impl<'a> Watch<'a> {
             self.desk().publish(picture::take(self));
         } else if self.wanted.enabled {
             self.desk().open(thread::current());
+        }
+        Ok(())
+    }
+
+    /// Another hook for what comes in, interface by interface. Between the two a packet may go uncounted.
+    fn exchange_hooks(&mut self) -> Result<()> {
+        for (interface, _) in self.packets.watched().into_iter().filter(|(interface, _)| interface.both) {
+            let began = clock::monotonic();
+            self.packets.unwatch(interface.index);
+            let modes = self.packets.watch(&interface, self.wanted.ingress)?;
+            let blind_ns = clock::monotonic().saturating_sub(began);
+            self.blind_ns += blind_ns;
+            self.say_modes(&interface, modes, " anew");
+            let text = format!(
+                "between its hooks packets of interface {} may have gone uncounted for {} ms",
+                interface.name,
+                blind_ns.div_ceil(1_000_000)
+            );
+            self.desk().say(Level::Warn, text);
         }
         Ok(())
     }
@@ -268,8 +288,19 @@ impl<'a> Watch<'a> {
                 && interface.points != Points::Nowhere
                 && (names.is_empty() || names.contains(&interface.name))
         };
-        let there: Vec<network::Interface> =
-            found.iter().filter(|interface| wanted(interface)).map(counted).collect();
+        let is_watched = |index: u32| found.iter().any(|other| other.index == index && wanted(other));
+        let there: Vec<network::Interface> = found
+            .iter()
+            .filter(|interface| wanted(interface))
+            .map(|interface| {
+                // What comes in went out of the other end, and is counted there, if that one is watched.
+                let peer_counts = interface.peer.is_none_or(is_watched);
+                network::Interface {
+                    both: interface.points == Points::Both || !peer_counts,
+                    ..counted(interface)
+                }
+            })
+            .collect();
         let watched = self.packets.watched();
         for (old, _) in &watched {
             if !there.contains(old) {

@@ -12,8 +12,10 @@ use rustc_hash::FxBuildHasher;
 
 /// A closed TCP connection's account is kept so long for packets that come late.
 const LATE_NS: u64 = 2_000_000_000;
-/// Pairs of containers told apart; further ones are counted together, as unknown.
+/// Pairs of containers told apart; further ones are counted together.
 const PAIRS_MAX: usize = 4096;
+/// The control group that stands for all that are not told apart.
+pub const OTHERS: u64 = u64::MAX;
 
 /// Packets and bytes of something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,7 +178,7 @@ impl Connections {
             share.bytes += bytes;
             let mut pair = (at(&flow.cgroup, end), at(&flow.cgroup, 1 - end), known.application);
             if !pairs.contains_key(&pair) && pairs.len() >= PAIRS_MAX {
-                pair = (0, 0, Application::Unknown);
+                pair = (OTHERS, OTHERS, Application::Unknown);
             }
             let between = pairs.entry(pair).or_default();
             between.packets += packets;
