@@ -13,6 +13,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
 HERE, THERE = "10.99.0.1", "10.99.0.2"
 INTERFACE = "eth0"
+MAC = {HERE: "02:00:00:00:99:01", THERE: "02:00:00:00:99:02"}
 
 
 def checked(result, what):
@@ -42,20 +43,26 @@ class Pair:
         try:
             self.there = self.fresh()
             self.fresh()  # here; nobody else has to find it
-            ip(f"link add {INTERFACE} type veth peer name {INTERFACE} netns /proc/{os.getpid()}/fd/{self.there}")
-            ip(f"addr add {HERE}/24 dev {INTERFACE}")
-            ip(f"link set {INTERFACE} up")
+            ip(f"link add {INTERFACE} address {MAC[HERE]} type veth peer name {INTERFACE} address {MAC[THERE]} "
+               f"netns /proc/{os.getpid()}/fd/{self.there}")
+            self.end(HERE, THERE)
             here = self.current()
             try:
                 enter(self.there)
-                ip(f"addr add {THERE}/24 dev {INTERFACE}")
-                ip(f"link set {INTERFACE} up")
+                self.end(THERE, HERE)
                 enter(here)
             finally:
                 os.close(here)
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def end(own, other):
+        ip(f"addr add {own}/24 dev {INTERFACE}")
+        ip(f"link set {INTERFACE} up")
+        # Known from the start: nobody has to ask, and waits a second for an answer on a busy machine.
+        ip(f"neigh replace {other} lladdr {MAC[other]} dev {INTERFACE} nud permanent")
 
     @staticmethod
     def current():

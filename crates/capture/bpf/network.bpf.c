@@ -41,6 +41,13 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __type(key, __u32);
+    __type(value, struct network_interface);
+    __uint(max_entries, NETWORK_LOW_INDICES);
+} network_low SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __type(key, __u32);
     __type(value, struct network_slot);
     __uint(max_entries, NETWORK_SLOTS);
 } network_slots SEC(".maps");
@@ -628,10 +635,12 @@ static __always_inline void account(struct packet *p) {
 
 static __always_inline void count(struct packet *p, __u16 protocol) {
     __u32 ifindex = p->ifindex;
-    struct network_interface *interface = bpf_map_lookup_elem(&network_interfaces, &ifindex);
+    struct network_interface *interface = ifindex < NETWORK_LOW_INDICES
+                                              ? bpf_map_lookup_elem(&network_low, &ifindex)
+                                              : bpf_map_lookup_elem(&network_interfaces, &ifindex);
     __u32 segments = 1;
 
-    if (!interface) {
+    if (!interface || !(interface->flags & NETWORK_KNOWN)) {
         tally(NETWORK_NO_INTERFACE, 1);
         return;
     }

@@ -7,6 +7,8 @@
 
 /* Interfaces counted at once. */
 #define NETWORK_SLOTS 256
+/* Below this, interface indices are looked up in an array, which costs almost nothing; above, in a hash. */
+#define NETWORK_LOW_INDICES 1024
 /* Bytes kept of a sample: of a short one, of a long one. */
 #define NETWORK_SAMPLE_SHORT 256
 #define NETWORK_SAMPLE_LONG 1536
@@ -46,6 +48,7 @@ struct network_count {
 
 enum network_interface_flags {
     NETWORK_ETHERNET = 1, /* frames begin with an Ethernet header; else with IP */
+    NETWORK_KNOWN = 4,    /* it has a slot */
     NETWORK_SEGMENTS = 2, /* what the stack hands over in one piece, the hardware cuts or has put together */
 };
 
@@ -75,19 +78,19 @@ struct network_flow_key {
     __u16 pad;
 };
 
-/* Index 0: sent by end 0, 1: sent by end 1. */
+/* Index 0: sent by end 0, 1: sent by end 1. What each packet touches stands together: 64 bytes. */
 struct network_flow {
     __u64 packets[2];
     __u64 bytes[2];
     __u64 payload[2]; /* bytes behind the TCP or UDP header */
-    __u64 cgroup[2];  /* of the socket that sent, where the packet was counted on its way out; 0: not known */
-    __u64 first_ns;   /* CLOCK_MONOTONIC */
-    __u64 last_ns;    /* to a timer tick */
+    __u64 last_ns;    /* CLOCK_MONOTONIC, to a timer tick */
     __u8 tcp_flags[2];
     __u8 egress[2];  /* end i sends by way of our egress */
     __u8 samples[2]; /* still wanted */
     __u8 first;      /* the end that sent the first packet */
     __u8 pad;
+    __u64 cgroup[2]; /* of the socket that sent, where the packet was counted on its way out; 0: not known */
+    __u64 first_ns;
 };
 
 /* The first bytes a connection carries, for telling its protocol. */
@@ -139,4 +142,7 @@ struct network_identity {
     __u64 layout;       /* hash of this file */
     __u64 netns_cookie; /* of the network namespace; 0: the kernel has none */
     __u64 began_ns;     /* CLOCK_MONOTONIC: when counting began */
+    __u64 alive_ns;     /* when an agent last said that it runs */
+    __u64 absent_ns;    /* for how long, in all, none has run since counting began */
+    __u64 ended_udp;    /* UDP flows that agents found ended */
 };

@@ -43,6 +43,8 @@ plain!(
 
 /// Interfaces counted at once.
 pub const SLOTS: u32 = 256;
+/// Interface indices below this stand in an array (`NETWORK_LOW_INDICES`).
+const LOW_INDICES: u32 = 1024;
 /// Families a packet is counted by.
 pub const FAMILIES: u32 = 3;
 /// Protocols a packet is counted by.
@@ -133,6 +135,8 @@ pub struct NetworkProbe {
     pins: Option<Pins>,
     watched: BTreeMap<u32, Watched>,
     slots: Vec<String>,
+    identity: types::network_identity,
+    ended_udp_before: u64,
 }
 
 /// A payload's beginning, as the kernel handed it over.
@@ -176,9 +180,9 @@ impl NetworkProbe {
         let directory = settings.pin.as_ref().map(|root| instance_directory(root).join("packets"));
         let mut takeover = if directory.is_some() { Takeover::Fresh } else { Takeover::Unpinned };
         let mut pins = directory.clone().map(Pins::open).transpose()?;
-        let identity = pins.as_ref().and_then(|pins| pins.map("network_identity"));
-        let identity = identity.as_ref().and_then(first_value::<types::network_identity>);
-        if let (Some(found), Some(there), Some(directory)) = (identity, &pins, directory) {
+        let pinned = pins.as_ref().and_then(|pins| pins.map("network_identity"));
+        let found = pinned.as_ref().and_then(first_value::<types::network_identity>);
+        if let (Some(found), Some(there), Some(directory)) = (found, &pins, directory) {
             takeover = Takeover::TakenOver { began_ns: found.began_ns };
             if found.layout != layout() || found.netns_cookie != kernel::network_namespace_cookie() {
                 let clear = |source| CaptureError::Os { action: "remove an older agent's pins", source };
@@ -200,18 +204,20 @@ impl NetworkProbe {
             pins.reuse(open.open_object_mut())?;
         }
         let mut skel = open.load().map_err(load)?;
-        let identity = types::network_identity {
+        let now = clock::monotonic();
+        let mut identity = types::network_identity {
             layout: layout(),
             netns_cookie: kernel::network_namespace_cookie(),
-            began_ns: match takeover {
-                Takeover::TakenOver { began_ns } => began_ns,
-                Takeover::Unpinned | Takeover::Fresh | Takeover::Replaced => clock::monotonic(),
-            },
+            began_ns: now,
+            alive_ns: now,
+            absent_ns: 0,
+            ended_udp: 0,
         };
-        skel.maps
-            .network_identity
-            .update(&0u32.to_ne_bytes(), bytes(&identity), MapFlags::ANY)
-            .map_err(map_error("say whose the maps are"))?;
+        if let (Takeover::TakenOver { .. }, Some(found)) = (takeover, found) {
+            identity.began_ns = found.began_ns;
+            identity.ended_udp = found.ended_udp;
+            identity.absent_ns = found.absent_ns + now.saturating_sub(found.alive_ns);
+        }
         if let Some(pins) = &pins {
             pins.keep(skel.object_mut())?;
         }
@@ -222,7 +228,50 @@ impl NetworkProbe {
                 text(&slot.name)
             })
             .collect();
-        Ok((Self { skel, ring, pins, watched: BTreeMap::new(), slots }, takeover))
+        let mut probe = Self {
+            skel,
+            ring,
+            pins,
+            watched: BTreeMap::new(),
+            slots,
+            identity,
+            ended_udp_before: identity.ended_udp,
+        };
+        probe.beat(0)?;
+        Ok((probe, takeover))
+    }
+
+    /// Says that an agent runs, and how many UDP flows it has found ended. A later one tells by it for how long there
+    /// was none, and goes on counting.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn beat(&mut self, ended_udp: u64) -> Result<(), CaptureError> {
+        self.identity.alive_ns = clock::monotonic();
+        self.identity.ended_udp = self.ended_udp_before + ended_udp;
+        self.skel
+            .maps
+            .network_identity
+            .update(&0u32.to_ne_bytes(), bytes(&self.identity), MapFlags::ANY)
+            .map_err(map_error("say whose the maps are"))
+    }
+
+    /// UDP flows that earlier agents found ended.
+    #[must_use]
+    pub fn ended_udp_before(&self) -> u64 {
+        self.ended_udp_before
+    }
+
+    /// What is to outlive the agent is still pinned.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.pins.as_ref().is_some_and(|pins| pins.has("network_identity"))
+    }
+
+    /// For how long no agent ran since counting began, in nanoseconds: packets were counted meanwhile, requests not.
+    #[must_use]
+    pub fn absent_ns(&self) -> u64 {
+        self.identity.absent_ns
     }
 
     /// Counts at this interface from now on, or goes on with the attachments an earlier agent pinned.
@@ -233,13 +282,11 @@ impl NetworkProbe {
         let slot = self.slot(interface)?;
         let settings = types::network_interface {
             slot,
-            flags: u32::from(interface.ethernet) | u32::from(interface.hardware) << 1,
+            flags: types::network_interface_flags::NETWORK_KNOWN.0
+                | u32::from(interface.ethernet)
+                | u32::from(interface.hardware) << 1,
         };
-        self.skel
-            .maps
-            .network_interfaces
-            .update(&interface.index.to_ne_bytes(), bytes(&settings), MapFlags::ANY)
-            .map_err(map_error("make an interface known"))?;
+        self.set_interface(interface.index, settings)?;
         let ingress = match interface.both {
             true => Some(self.attach(interface, slot, Some(how))?),
             false => {
@@ -261,8 +308,25 @@ impl NetworkProbe {
             self.forget_link(watched.slot, ingress);
             attached.into_iter().for_each(Attached::detach);
         }
-        // Gone already is as good.
-        let _gone = self.skel.maps.network_interfaces.delete(&index.to_ne_bytes());
+        self.forget_interface(index);
+    }
+
+    fn set_interface(&self, index: u32, settings: types::network_interface) -> Result<(), CaptureError> {
+        let maps = &self.skel.maps;
+        let key = index.to_ne_bytes();
+        let set = match index < LOW_INDICES {
+            true => maps.network_low.update(&key, bytes(&settings), MapFlags::ANY),
+            false => maps.network_interfaces.update(&key, bytes(&settings), MapFlags::ANY),
+        };
+        set.map_err(map_error("make an interface known"))
+    }
+
+    fn forget_interface(&self, index: u32) {
+        let _gone = match index < LOW_INDICES {
+            true => self.set_interface(index, types::network_interface::default()).is_ok(),
+            // Gone already is as good.
+            false => self.skel.maps.network_interfaces.delete(&index.to_ne_bytes()).is_ok(),
+        };
     }
 
     /// Pinned links of interfaces that are not watched: an earlier agent watched them. They are removed.
@@ -275,10 +339,11 @@ impl NetworkProbe {
         if let Some(pins) = &self.pins {
             pins.links().iter().filter(|name| !ours.contains(name)).for_each(|name| pins.drop_link(name));
         }
-        let known: Vec<_> = self.skel.maps.network_interfaces.keys().collect();
-        for key in known {
-            if value::<u32>(&key).is_some_and(|index| !self.watched.contains_key(&index)) {
-                let _gone = self.skel.maps.network_interfaces.delete(&key);
+        let high = self.skel.maps.network_interfaces.keys().filter_map(|key| value::<u32>(&key));
+        let known: Vec<u32> = high.chain(0..LOW_INDICES).collect();
+        for index in known {
+            if !self.watched.contains_key(&index) {
+                self.forget_interface(index);
             }
         }
     }
@@ -462,15 +527,12 @@ impl NetworkProbe {
     }
 
     /// All connections accounted for, now. One that begins or ends meanwhile may be missing or come twice.
-    pub fn flows(&self, mut sink: impl FnMut(&FlowKey, &Flow)) {
-        let Ok(flows) = self.skel.maps.network_flows.lookup_batch(8192, MapFlags::ANY, MapFlags::ANY) else {
-            return;
-        };
-        for (key, flow) in flows {
-            if let (Some(key), Some(flow)) = (value(&key), value(&flow)) {
-                sink(&key, &flow);
-            }
-        }
+    ///
+    /// # Errors
+    /// When the kernel does not let them be read: what came until then is not all.
+    pub fn flows(&self, sink: impl FnMut(&FlowKey, &Flow)) -> Result<(), CaptureError> {
+        values::walk(&self.skel.maps.network_flows, sink)
+            .map_err(|source| CaptureError::Os { action: "read the table of connections", source })
     }
 
     /// Ends the account of a connection; its last state, if it was still there.

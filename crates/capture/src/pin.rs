@@ -44,6 +44,10 @@ impl Pins {
         Ok(Self { directory })
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.directory.join(name).exists()
+    }
+
     pub(crate) fn map(&self, name: &str) -> Option<MapHandle> {
         MapHandle::from_pinned_path(self.directory.join(name)).ok()
     }

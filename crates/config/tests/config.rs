@@ -66,8 +66,7 @@ fn contract_file() {
     assert!(config.path_analysis.enabled);
     assert_eq!(config.path_analysis.track_paths, ["/api/*", "/v1/*", "/v2/*"]);
     assert_eq!(config.path_analysis.exclude_paths, ["/health", "/metrics"]);
-    let later =
-        ["monitoring.filters.protocol", "monitoring.filters.port", "metrics.endpoint", "alerts.thresholds"];
+    let later = ["metrics.endpoint", "alerts.thresholds"];
     assert_eq!(config.not_yet_effective(), later);
 }
 

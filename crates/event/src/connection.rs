@@ -9,12 +9,14 @@ pub enum IpProtocol {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP, and that of IPv6.
+    /// ICMP.
     Icmp,
+    /// ICMP of IPv6.
+    Icmp6,
     /// SCTP.
     Sctp,
-    /// Any other.
-    Other,
+    /// Any other, by IP's number.
+    Other(u8),
 }
 
 impl IpProtocol {
@@ -24,9 +26,10 @@ impl IpProtocol {
         match number {
             6 => Self::Tcp,
             17 => Self::Udp,
-            1 | 58 => Self::Icmp,
+            1 => Self::Icmp,
+            58 => Self::Icmp6,
             132 => Self::Sctp,
-            _ => Self::Other,
+            other => Self::Other(other),
         }
     }
 
@@ -36,9 +39,9 @@ impl IpProtocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
-            Self::Icmp => "icmp",
+            Self::Icmp | Self::Icmp6 => "icmp",
             Self::Sctp => "sctp",
-            Self::Other => "other",
+            Self::Other(_) => "other",
         }
     }
 }

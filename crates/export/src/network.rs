@@ -106,6 +106,8 @@ pub struct Picture {
     pub repairs: Vec<(&'static str, u64)>,
     /// Nanoseconds for which an interface may have gone uncounted, all together.
     pub blind_ns: u64,
+    /// Nanoseconds for which no agent ran, since counting began.
+    pub absent_ns: u64,
     /// Kernel memory.
     pub maps: Vec<Map>,
     /// The programs' run times.

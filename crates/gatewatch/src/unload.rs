@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gatewatch_capture::{
     network::instance_directory,
     pin::{instances, unload},
@@ -25,6 +25,11 @@ pub struct Args {
 /// # Errors
 /// When something cannot be removed.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(who) = crate::network::lock::holder() {
+        bail!(
+            "an agent ({who}) counts in this network namespace: stop it first, with SIGINT, which removes everything"
+        )
+    }
     let root = args.pin_dir.clone().unwrap_or_else(|| Config::default().network.pin_dir);
     let ours = instance_directory(&root);
     let found = instances(&root).with_context(|| format!("cannot read {}", root.display()))?;

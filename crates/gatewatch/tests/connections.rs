@@ -175,6 +175,23 @@ for i in range(40):
     assert_eq!(told["resets received"], 20, "{told:?}");
 }
 
+/// Packets and bytes, out and in.
+type BothWays = [(u64, u64); 2];
+
+/// What went out of `eth0` and came in, by our count and by its own, read while nothing moves.
+fn at_rest(agent: &Agent) -> (BothWays, BothWays) {
+    loop {
+        let own = statistics("eth0");
+        let metrics = agent.metrics();
+        let ours = ["egress", "ingress"]
+            .map(|direction| packets(&metrics, &[("interface", "eth0"), ("direction", direction)]));
+        thread::sleep(Duration::from_millis(100));
+        if statistics("eth0") == own {
+            return (ours, own);
+        }
+    }
+}
+
 /// Real programs over a veth pair and over loopback: what the interface counted, and each connection once.
 #[test]
 fn real_traffic() {
@@ -200,26 +217,20 @@ fn real_traffic() {
         .unwrap();
     let listens = || pod.there("ss -Htln sport = :5201").contains("5201");
     let measure = |arguments: &[&str]| {
+        let (before, own_before) = at_rest(&agent);
+        run("iperf3", arguments);
+        let (after, own_after) = at_rest(&agent);
         let mut count = [(0, 0); 4];
-        let metrics = agent.metrics();
-        let both = |metrics: &Metrics, interface: &str| {
-            ["egress", "ingress"]
-                .map(|direction| packets(metrics, &[("interface", interface), ("direction", direction)]))
-        };
-        let (before, own_before) = (both(&metrics, "eth0"), statistics("eth0"));
-        let text = run("iperf3", arguments);
-        thread::sleep(Duration::from_millis(200));
-        let (after, own_after) = (both(&agent.metrics(), "eth0"), statistics("eth0"));
         for way in 0..2 {
             count[way] = (after[way].0 - before[way].0, after[way].1 - before[way].1);
             count[way + 2] = (own_after[way].0 - own_before[way].0, own_after[way].1 - own_before[way].1);
         }
-        (count, text)
+        count
     };
     wait_until(SOON, "iperf3 listens", listens);
     let there = THERE.to_string();
     for arguments in [["-c", &there, "-n", "50M", "-4", "-P2"], ["-c", "fd99::2", "-n", "50M", "-6", "-R"]] {
-        let (count, _) = measure(&arguments);
+        let count = measure(&arguments);
         assert_eq!(count[0], count[2], "out: as the interface counted: {arguments:?}");
         assert_eq!(count[1], count[3], "in: as the interface counted: {arguments:?}");
         assert!(count[0].1.max(count[1].1) > 45 << 20, "{count:?}");
@@ -232,7 +243,7 @@ fn real_traffic() {
             .unwrap();
         wait_until(SOON, "iperf3 listens", listens);
     }
-    let (count, _) = measure(&["-c", &there, "-u", "-b", "40M", "-n", "5M", "-l", "1000"]);
+    let count = measure(&["-c", &there, "-u", "-b", "40M", "-n", "5M", "-l", "1000"]);
     assert_eq!((count[0], count[1]), (count[2], count[3]), "datagrams");
     server.wait().unwrap();
 

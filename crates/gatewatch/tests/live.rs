@@ -627,6 +627,17 @@ fn packets_while_the_configuration_changes() {
     let udp = [incoming[0], incoming[1], ("protocol", "udp")];
     let (before, after) = (packets(&metrics, &udp).0, packets(&agent.metrics(), &udp).0);
     assert_eq!(after - before, 1000);
+    let before = packets(&agent.metrics(), &incoming);
+    file.apply(&agent, &with("", "1s").replace("{pin: false}", "{pin: false, enabled: false}"));
+    let up = |metrics: &Metrics| metrics.sum("gatewatch_probe_up", &[]);
+    let metrics = agent.wait_metrics(SOON, "no probe counts", |metrics| up(metrics) == 0);
+    assert_eq!(packets(&metrics, &incoming), before, "nothing falls");
+    assert_eq!(get(agent.port, "/api/v1/connections").unwrap().0, 503);
+    file.apply(&agent, &with("", "1s"));
+    agent.wait_metrics(SOON, "both count", |metrics| up(metrics) == 2);
+    assert!(!agent.connections().is_empty());
+    file.apply(&agent, &with("{interface: nosuch0}", "1s"));
+    agent.wait_said("interface nosuch0, which is not there");
     file.apply(&agent, &with("{interface: lo}", "1s"));
     agent.wait_metrics(SOON, "only lo is watched", |metrics| attached(metrics) == 1);
 }

@@ -101,6 +101,8 @@ fn survives(ingress: &str) {
     let metrics = second.wait_metrics(SOON, "all are counted", all);
     assert_eq!(packets(&metrics, &IN), (u64::from(n), u64::from(n) * 142), "{}", metrics.network());
     adds_up(&second);
+    let absent = metrics.select("gatewatch_agent_absent_seconds_total", &[]).next().unwrap().value;
+    assert!((5.0..15.0).contains(&absent), "requests went unwatched for {absent} s");
     let opened = metrics.sum("gatewatch_connections_opened_total", &[("protocol", "tcp")]);
     assert!(opened >= 10, "TCP's counts go on: {}", metrics.network());
     let age = second.connections().iter().filter(|row| row.get("age_seconds").is_some()).count();
@@ -172,6 +174,9 @@ fn two_agents_refuse_each_other() {
     let said = second.stderr();
     assert!(said.contains(&format!("another gatewatch (process {})", first.pid())), "{said}");
     assert!(said.contains("--no-network"), "{said}");
+    let unload = Command::new(env!("CARGO_BIN_EXE_gatewatch")).arg("unload").output().unwrap();
+    let said = common::text(&unload.stderr);
+    assert!(!unload.status.success() && said.contains(&format!("process {}", first.pid())), "{said}");
     // Without packets there is room for it.
     AgentSetup::new("gw-two-b").start();
 }

@@ -267,6 +267,7 @@ fn a_flood_of_connections() {
     // Evicted ones may also be of TCP: the few scrapes.
     let all = live + closed + evicted;
     assert!((opened..=opened + 10).contains(&all), "{}", metrics.network());
+    agent.wait_said("the table of connections is full");
     let resident = metrics.sum("gatewatch_agent_resident_bytes", &[]);
     assert!(resident < 64 << 20, "{resident} bytes");
     assert!(agent.is_running());
@@ -305,6 +306,8 @@ fn a_million_a_second() {
             metrics.sum("gatewatch_connections_opened_total", &[("protocol", "udp")]),
             u64::from(connections)
         );
+        assert_eq!(metrics.sum("gatewatch_connections", &[("protocol", "udp")]), u64::from(connections));
+        assert_eq!(metrics.sum("gatewatch_connections_evicted_total", &[]), 0);
         // Told, not asserted: a machine may be slower.
         println!("{mode}: {rate:.0} packets a second");
         agent.end();

@@ -224,6 +224,12 @@ fn health(picture: &Picture, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
         "Time for which an interface may have gone uncounted, at most.",
     )?
     .one_counter(seconds(picture.blind_ns))?;
+    counter(
+        encoder,
+        "gatewatch_agent_absent_seconds",
+        "Time since counting began for which no agent ran: packets were counted, requests were not.",
+    )?
+    .one_counter(seconds(picture.absent_ns))?;
     Ok(())
 }
 

@@ -21,6 +21,11 @@ pub(super) fn report(report: &mut Report, config: &Config) {
         return report.add(Mark::Less, Capability::NetAdmin.name(), text);
     }
     report.add(Mark::Good, Capability::NetAdmin.name(), "attaches programs to network interfaces");
+    if let Some(who) = crate::network::lock::holder() {
+        let text =
+            format!("{who} counts in this network namespace already: a second agent needs --no-network");
+        report.add(Mark::Less, "another agent", &text);
+    }
     hooks(report, config);
     pins(report, config);
     memory(report, config);
@@ -61,21 +66,28 @@ fn pins(report: &mut Report, config: &Config) {
     }
     if !super::is_in_bpf_fs(root) {
         let text = format!(
-            "{} is not in a BPF file system: counting ends with the agent. `gatewatch doctor --prepare` mounts one at {}",
+            "{} is not in a BPF file system: counting ends with the agent. `gatewatch doctor --prepare` mounts one at {fs} where there is none; choose a network.pin_dir below it",
             root.display(),
-            super::BPF_FS
+            fs = super::BPF_FS
         );
         return report.add(Mark::Less, "pins", &text);
     }
     let ours = instance_directory(root);
     let text = match instances(root).map(|found| found.into_iter().find(|it| it.directory == ours)) {
         Ok(Some(instance)) => format!(
-            "{}: {} attachments count, and the next agent takes them over; `gatewatch unload` removes them",
+            "{}: {} attachments count, and the next agent takes them over; `gatewatch unload --pin-dir {}` removes them",
             ours.display(),
-            instance.live_links
+            instance.live_links,
+            root.display()
         ),
         Ok(None) => format!("{}: nothing yet", ours.display()),
-        Err(error) => return report.add(Mark::Less, "pins", &format!("{}: {error}", root.display())),
+        Err(error) => {
+            let text = format!(
+                "{}: {error}. Its owner is who ran the agent: run doctor as that user",
+                root.display()
+            );
+            return report.add(Mark::Less, "pins", &text);
+        }
     };
     report.add(Mark::Good, "pins", &text);
 }

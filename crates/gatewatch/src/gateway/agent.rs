@@ -236,6 +236,9 @@ impl Agent {
         while self.drain() > 0 {}
         self.tick(clock::monotonic());
         self.say_statistics(clock::monotonic());
+        for (level, message) in self.exchange.network.messages() {
+            self.folding.say(level, &message);
+        }
         self.folding.log.finish();
     }
 

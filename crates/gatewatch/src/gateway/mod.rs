@@ -27,7 +27,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use gatewatch_capture::clock;
-use gatewatch_export::http::{self, Exchange};
+use gatewatch_export::{
+    http::{self, Exchange},
+    log::Level,
+};
 
 use crate::source::{Loaded, Source};
 use agent::{Agent, Ends};
@@ -100,8 +103,20 @@ pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
     let for_good = Arc::new(AtomicBool::new(false));
     let stopped = {
         let (stop, for_good) = (Arc::clone(&stop), Arc::clone(&for_good));
+        let (live, exchange) = (Arc::clone(&live), Arc::clone(&exchange));
         async move {
-            for_good.store(ended(limit).await == End::ForGood, Ordering::Relaxed);
+            let end = ended(limit).await;
+            for_good.store(end == End::ForGood, Ordering::Relaxed);
+            let config = live.now();
+            if config.network.enabled && config.network.pin {
+                let text = match end {
+                    End::ForNow => {
+                        "ends; what is pinned goes on counting packets and connections until the next agent takes it over, or `gatewatch unload` removes it"
+                    }
+                    End::ForGood => "ends, and nothing is left counting",
+                };
+                exchange.network.say(Level::Info, text.to_owned());
+            }
             stop.store(true, Ordering::Relaxed);
         }
     };

@@ -90,7 +90,9 @@ pub fn list(sources: &Sources<'_>) -> Vec<Connection> {
         }
     }
     for socket in sources.sockets {
-        if socket.state == TcpState::Listen || is_other_end(socket, &ends, &listeners) {
+        // What waits in TIME_WAIT has ended, and the kernel keeps no more of it than its ends.
+        let lives = !matches!(socket.state, TcpState::Listen | TcpState::TimeWait);
+        if !lives || is_other_end(socket, &ends, &listeners) {
             continue;
         }
         let flows = tcp_flows.get(&(socket.local, socket.remote)).map_or(&[][..], Vec::as_slice);
@@ -99,7 +101,8 @@ pub fn list(sources: &Sources<'_>) -> Vec<Connection> {
     }
     for account in sources.flows.iter().filter(|(id, _)| id.protocol == IpProtocol::Tcp) {
         let [a, b] = account.0.ends;
-        if !ends.contains(&(a, b)) && !ends.contains(&(b, a)) {
+        let waits = |ends| by_ends.get(&ends).is_none_or(|socket| socket.state == TcpState::TimeWait);
+        if waits((a, b)) && waits((b, a)) {
             // Just closed, or on its way through this machine.
             rows.push(packets_only(sources, account, &listeners, "no_socket"));
         }

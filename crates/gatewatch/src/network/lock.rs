@@ -29,8 +29,7 @@ impl Lock {
         match UnixListener::bind_addr(&address) {
             Ok(name) => Ok(Self { _name: name }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let holder = UnixStream::connect_addr(&address).ok().and_then(|stream| peer(&stream));
-                let who = holder.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+                let who = holder().unwrap_or_else(|| "another process".to_owned());
                 bail!(
                     "another gatewatch ({who}) already counts the packets of this network namespace. Stop it, or start this one with --no-network (network.enabled: false)"
                 )
@@ -38,6 +37,12 @@ impl Lock {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Who counts in this network namespace now, in words.
+pub fn holder() -> Option<String> {
+    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(NAME).ok()?).ok()?;
+    Some(peer(&stream).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}")))
 }
 
 /// The process at the other end; `None` where it is in a pid namespace that ours does not see.

@@ -1,7 +1,7 @@
 //! Packets and connections: a thread of its own that loads, attaches, mends and reads, and that nothing else waits for.
 
 mod listing;
-mod lock;
+pub mod lock;
 mod picture;
 mod wanted;
 mod watch;

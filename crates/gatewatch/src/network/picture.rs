@@ -4,7 +4,7 @@ use gatewatch_capture::{
     connection::{self, ConnectionProbe},
     network::{Class, FAMILIES, NetworkProbe, PROTOCOLS, Tally},
 };
-use gatewatch_event::connection::{IpProtocol, TcpState};
+use gatewatch_event::connection::TcpState;
 use gatewatch_export::{
     network::{Amount, Attachment, Doubling, Map, Picture},
     snapshot::Program,
@@ -117,9 +117,13 @@ fn name(names: &[&'static str], index: u32) -> &'static str {
 pub fn take(watch: &Watch<'_>) -> Picture {
     let probe = &watch.packets;
     let mut picture = Picture {
-        probes: vec![("packets", true), ("connections", watch.tcp.is_some())],
+        probes: vec![
+            ("packets", watch.is_enabled()),
+            ("connections", watch.is_enabled() && watch.tcp.is_some()),
+        ],
         repairs: watch.repairs.iter().map(|(what, n)| (*what, *n)).collect(),
         blind_ns: watch.blind_ns,
+        absent_ns: probe.absent_ns(),
         evicted: watch.beyond.evictions,
         samples_lost: probe.tally(Tally::NETWORK_NO_SAMPLE),
         ..Picture::default()
@@ -165,12 +169,10 @@ pub fn take(watch: &Watch<'_>) -> Picture {
     let udp_begun = probe.tally(Tally::NETWORK_FLOWS_UDP);
     let (_, udp_ended) = watch.connections.ended_counts();
     picture.opened.push(("udp", udp_begun));
-    picture.closed.push(("udp", udp_ended));
-    let live = |protocol: IpProtocol| {
-        watch.connections.live().filter(|(it, ..)| *it == protocol).map(|(_, _, n)| n).sum()
-    };
-    for protocol in [IpProtocol::Udp, IpProtocol::Icmp, IpProtocol::Sctp, IpProtocol::Other] {
-        picture.connections.push((protocol.as_str(), "active", live(protocol)));
+    picture.closed.push(("udp", probe.ended_udp_before() + udp_ended));
+    for protocol in ["udp", "icmp", "sctp", "other"] {
+        let of_it = watch.connections.live().filter(|(it, ..)| it.as_str() == protocol);
+        picture.connections.push((protocol, "active", of_it.map(|(_, _, n)| n).sum()));
     }
     if let Some(tcp) = &watch.tcp {
         of_tcp(watch, tcp, &mut picture);

@@ -1,6 +1,9 @@
 //! From the configuration to what the network's watcher does.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use gatewatch_capture::network::{Filter, Ingress, Protocol};
 use gatewatch_config::Config;
@@ -58,6 +61,29 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// A TCP connection with these ends passes the filters, as its packets do in the kernel.
+    pub fn passes(&self, ends: [SocketAddr; 2]) -> bool {
+        let Filter { protocols, ports, networks } = &self.filter;
+        let tcp = 1 << Protocol::NETWORK_TCP.0;
+        protocols.is_none_or(|bits| bits & tcp != 0)
+            && ports.as_ref().is_none_or(|ports| ends.iter().any(|end| ports.contains(&end.port())))
+            && networks.as_ref().is_none_or(|networks| ends.iter().any(|end| within(networks, end.ip())))
+    }
+}
+
+fn within(networks: &[(u32, [u8; 16])], address: IpAddr) -> bool {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let address = u128::from_be_bytes(octets);
+    networks.iter().any(|(bits, network)| {
+        let differs = address ^ u128::from_be_bytes(*network);
+        differs.leading_zeros() >= *bits
+    })
+}
+
 /// `10.0.0.0/8` as the kernel's table has it: its length and address among those of IPv6.
 fn prefix(network: &str) -> Option<(u32, [u8; 16])> {
     let (address, bits) = match network.split_once('/') {
@@ -87,5 +113,11 @@ mod tests {
         assert_eq!(networks[0].0, 104);
         assert_eq!(networks[0].1[10..14], [0xff, 0xff, 10, 0]);
         assert_eq!(networks[1], (128, std::net::Ipv6Addr::LOCALHOST.octets()));
+        let wanted = Wanted::new(&Config::parse(text, "test").unwrap());
+        let passes = |a: &str, b: &str| wanted.passes([a.parse().unwrap(), b.parse().unwrap()]);
+        assert!(passes("10.1.2.3:443", "192.0.2.1:5"));
+        assert!(passes("[::1]:8080", "[::1]:5"));
+        assert!(!passes("10.1.2.3:444", "192.0.2.1:5"), "port");
+        assert!(!passes("11.1.2.3:443", "192.0.2.1:5"), "network");
     }
 }

@@ -26,7 +26,7 @@ use gatewatch_decode::{
 };
 use gatewatch_event::{
     Transport,
-    connection::{FlowId, IpProtocol, Socket},
+    connection::{FlowId, IpProtocol, Socket, TcpState},
 };
 use gatewatch_export::{http::Exchange, log::Level, network::Desk};
 use gatewatch_insight::connections::{Carried, Connections, Fate};
@@ -52,6 +52,8 @@ const WALK_SHARE: u64 = 100;
 /// Connections whose protocol is being found out.
 const RECOGNISERS_MAX: usize = 4096;
 const SAMPLES_A_TURN: usize = 50_000;
+/// Between two messages about the same lack.
+const SAY_NS: u64 = 60_000_000_000;
 /// Between two looks for processes of control groups that are not known.
 const LOOK_NS: u64 = 10_000_000_000;
 
@@ -79,6 +81,7 @@ pub struct Watch<'a> {
     walk_cost_ns: u64,
     looked_ns: u64,
     tcp_failed: Option<String>,
+    said_full_ns: u64,
     changed: Arc<AtomicBool>,
 }
 
@@ -143,6 +146,7 @@ impl<'a> Watch<'a> {
             walk_cost_ns: 0,
             looked_ns: 0,
             tcp_failed: None,
+            said_full_ns: 0,
             changed: Arc::default(),
         };
         watch.packets.set_filter(&watch.wanted.filter)?;
@@ -151,6 +155,10 @@ impl<'a> Watch<'a> {
         watch.follow_tcp();
         watch.walk(now);
         Ok(watch)
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.wanted.enabled
     }
 
     fn desk(&self) -> &'a Desk {
@@ -203,6 +211,14 @@ impl<'a> Watch<'a> {
         let now = clock::monotonic();
         self.follow_interfaces(now, true)?;
         self.follow_tcp();
+        if before.enabled && !self.wanted.enabled {
+            self.desk()
+                .say(Level::Info, "packets and connections are not watched while that is so".to_owned());
+            self.desk().close();
+            self.desk().publish(picture::take(self));
+        } else if self.wanted.enabled {
+            self.desk().open(thread::current());
+        }
         Ok(())
     }
 
@@ -216,6 +232,13 @@ impl<'a> Watch<'a> {
             self.follow_interfaces(now, false)?;
             self.mend(now);
             self.follow_tcp();
+            let (_, ended_udp) = self.connections.ended_counts();
+            self.packets.beat(ended_udp)?;
+            if self.pin.is_some() && !self.packets.is_pinned() {
+                self.pin = None;
+                let text = "somebody has removed what was pinned: counting will end with this agent. Restart it to pin anew";
+                self.desk().say(Level::Warn, text.to_owned());
+            }
             self.checked_ns = now;
         }
         let interval_ns = u64::try_from(self.wanted.interval.as_nanos()).unwrap_or(u64::MAX);
@@ -251,6 +274,18 @@ impl<'a> Watch<'a> {
         for (old, _) in &watched {
             if !there.contains(old) {
                 self.packets.unwatch(old.index);
+                if !there.iter().any(|interface| interface.index == old.index) {
+                    let text = format!("interface {} is watched no longer", old.name);
+                    self.desk().say(Level::Info, text);
+                }
+            }
+        }
+        for name in &self.wanted.interfaces {
+            if all && self.wanted.enabled && !found.iter().any(|interface| interface.name == *name) {
+                let text = format!(
+                    "monitoring.filters names interface {name}, which is not there: it is watched once it is"
+                );
+                self.desk().say(Level::Warn, text);
             }
         }
         self.refused.retain(|name, _| there.iter().any(|interface| interface.name == *name));
@@ -260,10 +295,11 @@ impl<'a> Watch<'a> {
             {
                 continue;
             }
-            let known = self.packets.knows(&interface.name);
+            let changed = watched.iter().any(|(old, _)| old.index == interface.index);
+            let known = self.packets.knows(&interface.name) && !changed;
             match self.packets.watch(interface, self.wanted.ingress) {
                 Ok(modes) => {
-                    if !all {
+                    if !all && !changed {
                         self.blind_ns += now.saturating_sub(self.checked_ns).min(CHECK_NS);
                         if known {
                             *self.repairs.entry("interface").or_default() += 1;
@@ -377,7 +413,7 @@ impl<'a> Watch<'a> {
             let transport = match id.protocol {
                 IpProtocol::Tcp => Transport::Tcp,
                 IpProtocol::Udp => Transport::Udp,
-                IpProtocol::Icmp | IpProtocol::Sctp | IpProtocol::Other => return,
+                IpProtocol::Icmp | IpProtocol::Icmp6 | IpProtocol::Sctp | IpProtocol::Other(_) => return,
             };
             if !recognisers.contains_key(&id) && recognisers.len() >= RECOGNISERS_MAX {
                 // What has not been told by now will hardly be.
@@ -413,7 +449,7 @@ impl<'a> Watch<'a> {
         let containers = &self.containers;
         let mut live = 0u64;
         connections.begin_walk();
-        packets.flows(|key, account| {
+        let walked = packets.flows(|key, account| {
             live += 1;
             let (id, flow) = (flow_id(key), flow(account));
             strange |= flow.cgroup.iter().any(|cgroup| *cgroup != 0 && !containers.contains_key(cgroup));
@@ -421,6 +457,11 @@ impl<'a> Watch<'a> {
                 over.push((*key, id));
             }
         });
+        if let Err(error) = walked {
+            // Half a walk would take what it did not see for evicted.
+            self.desk().say(Level::Error, error.to_string());
+            return;
+        }
         connections.end_walk();
         for (key, id) in over {
             if let Some(last) = packets.end_flow(&key) {
@@ -429,7 +470,18 @@ impl<'a> Watch<'a> {
                 self.recognisers.remove(&id);
             }
         }
+        let evictions = self.beyond.evictions;
         self.beyond.update(&before, &self.connections, live);
+        if self.beyond.evictions > evictions
+            && (self.said_full_ns == 0 || now.saturating_sub(self.said_full_ns) >= SAY_NS)
+        {
+            self.said_full_ns = now;
+            let text = format!(
+                "the table of connections is full: {} accounts have given way to others (their packets stay in all other counts). A larger network.max_connections avoids that, at the next start",
+                self.beyond.evictions
+            );
+            self.desk().say(Level::Warn, text);
+        }
         self.walked_ns = now;
         self.walk_cost_ns = clock::monotonic().saturating_sub(began);
         if strange && now.saturating_sub(self.looked_ns) >= LOOK_NS {
@@ -441,7 +493,10 @@ impl<'a> Watch<'a> {
     pub(super) fn sockets(&self) -> Vec<Socket> {
         let mut sockets = Vec::new();
         if let Some(tcp) = &self.tcp
-            && let Err(error) = tcp.rows(|row| sockets.extend(socket(row)))
+            && let Err(error) = tcp.rows(|row| {
+                let passes = |it: &Socket| self.wanted.passes([it.local, it.remote]);
+                sockets.extend(socket(row).filter(|it| it.state == TcpState::Listen || passes(it)));
+            })
         {
             self.desk().say(Level::Warn, error.to_string());
         }
@@ -463,7 +518,9 @@ impl<'a> Watch<'a> {
     fn list(&mut self) -> Vec<gatewatch_export::network::Connection> {
         self.take_samples();
         let mut flows = Vec::new();
-        self.packets.flows(|key, account| flows.push((flow_id(key), flow(account))));
+        if let Err(error) = self.packets.flows(|key, account| flows.push((flow_id(key), flow(account)))) {
+            self.desk().say(Level::Error, error.to_string());
+        }
         let owners = self.root.socket_owners();
         let interfaces: HashMap<u32, String> =
             self.packets.watched().into_iter().map(|(it, _)| (it.index, it.name)).collect();

@@ -203,7 +203,9 @@ pub fn by_port(id: &FlowId) -> Application {
     let transport = match id.protocol {
         IpProtocol::Tcp => gatewatch_event::Transport::Tcp,
         IpProtocol::Udp => gatewatch_event::Transport::Udp,
-        IpProtocol::Icmp | IpProtocol::Sctp | IpProtocol::Other => return Application::Unknown,
+        IpProtocol::Icmp | IpProtocol::Icmp6 | IpProtocol::Sctp | IpProtocol::Other(_) => {
+            return Application::Unknown;
+        }
     };
     let [a, b] = id.ends.map(|end| end.port());
     let guess = |port| Some(Application::by_port(transport, port)).filter(|it| *it != Application::Unknown);
