@@ -40,7 +40,7 @@ impl Bench {
 
     /// Requests since the agent watches, by the gateway's own count: the two that ask for it included.
     fn counted(&self) -> u64 {
-        self.gateway.stub_status() - self.first + 1
+        self.gateway.settled_status() - self.first + 1
     }
 
     /// Nothing is lost, and everybody agrees.

@@ -342,6 +342,8 @@ fn monitoring_off_and_on_under_load() {
         std::thread::sleep(Duration::from_millis(300));
     }
     stop(load);
+    // What the load left behind is to have ended.
+    gateway.settled_status();
     let metrics = check_accounted(&gateway, &agent, first);
     let off = metrics.sum("gatewatch_lost_total", &[("reason", "monitoring_off")]);
     assert!(off > 0, "{}", metrics.brief());
@@ -431,6 +433,8 @@ fn two_hundred_changes_under_load() {
         last = now;
     }
     stop(load);
+    // What the load left behind is to have ended.
+    gateway.settled_status();
     let metrics = check_accounted(&gateway, &agent, first);
     let of = |result| metrics.sum("gatewatch_config_reloads_total", &[("result", result)]);
     assert_eq!((of("applied"), of("refused")), (100, 100));

@@ -411,23 +411,23 @@ impl Nginx {
 
     /// nginx's own count of requests, this one included.
     pub fn stub_status(&self) -> u64 {
-        let mut last = self.stub_status_now();
+        let (_, body) = get(self.port(), "/stub").unwrap();
+        let numbers = body.lines().nth(2).unwrap();
+        numbers.split_whitespace().nth(2).unwrap().parse().unwrap()
+    }
+
+    /// The same once nothing but these questions moves it: a load that has ended leaves requests behind that nginx is
+    /// still about to end.
+    pub fn settled_status(&self) -> u64 {
+        let mut last = self.stub_status();
         loop {
-            // A load that has ended leaves requests behind that nginx is still about to end.
             thread::sleep(Duration::from_millis(150));
-            let now = self.stub_status_now();
+            let now = self.stub_status();
             if now == last + 1 {
                 return now;
             }
             last = now;
         }
-    }
-
-    /// The same without waiting until it is at rest, but for these questions.
-    pub fn stub_status_now(&self) -> u64 {
-        let (_, body) = get(self.port(), "/stub").unwrap();
-        let numbers = body.lines().nth(2).unwrap();
-        numbers.split_whitespace().nth(2).unwrap().parse().unwrap()
     }
 
     /// Ends it and keeps its directory, to start it again.
