@@ -265,6 +265,9 @@ class Agent:
     def __init__(self, rig, binary, target, options=(), lines=False):
         self.rig, self.target, self.binary = rig, target, binary
         self.options = list(options) + ([] if lines else ["--no-requests"])
+        # What requests cost is measured alone; packets have a section of their own, with a configuration.
+        if not {"--config", "--no-network"} & set(self.options):
+            self.options.append("--no-network")
         self.url = f"http://127.0.0.1:{free_port()}"
         self.out = "/dev/null" if lines else rig.dir / "agent.out"
         self.start(target.name)
