@@ -51,6 +51,10 @@ pub(crate) fn walk<K: Plain, V: Plain>(
     map: &impl MapCore,
     mut sink: impl FnMut(&K, &V),
 ) -> Result<(), std::io::Error> {
+    let sizes = [map.key_size(), map.value_size()].map(|size| usize::try_from(size).unwrap_or(0));
+    if sizes != [size_of::<K>(), size_of::<V>()] {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
     const ENTRIES: usize = 4096;
     /// Of the largest table; a bucket holds one or two on average.
     const ENTRIES_MAX: usize = 1 << 22;
@@ -67,7 +71,7 @@ pub(crate) fn walk<K: Plain, V: Plain>(
             ..Default::default()
         };
         // SAFETY: the descriptor is open; keys and values have room for `count` entries of the map's sizes, which
-        // were compared when `K` and `V` were generated; the places are larger than the kernel's.
+        // were compared above; the places are larger than the kernel's.
         let failed = unsafe {
             libbpf_rs::libbpf_sys::bpf_map_lookup_batch(
                 map.as_fd().as_raw_fd(),

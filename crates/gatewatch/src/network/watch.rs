@@ -311,13 +311,15 @@ impl<'a> Watch<'a> {
                 }
             }
         }
-        for name in &self.wanted.interfaces {
-            if all && self.wanted.enabled && !found.iter().any(|interface| interface.name == *name) {
-                let text = format!(
-                    "monitoring.filters names interface {name}, which is not there: it is watched once it is"
-                );
-                self.desk().say(Level::Warn, text);
-            }
+        for name in self.wanted.interfaces.iter().filter(|_| all && self.wanted.enabled) {
+            let why = match found.iter().find(|interface| interface.name == *name) {
+                None => "which is not there: it is watched once it is",
+                Some(interface) if interface.points == Points::Nowhere => {
+                    "which stands on another: name that one, its packets are counted there"
+                }
+                Some(_) => continue,
+            };
+            self.desk().say(Level::Warn, format!("monitoring.filters names interface {name}, {why}"));
         }
         self.refused.retain(|name, _| there.iter().any(|interface| interface.name == *name));
         for interface in &there {

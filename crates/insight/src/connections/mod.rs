@@ -58,6 +58,8 @@ struct Known {
     bytes: [u64; 2],
     walk: u32,
     application: Application,
+    /// It stands among its application's connections, or among those of the one its ports suggested.
+    counted: bool,
     carried: Option<Box<Carried>>,
 }
 
@@ -74,7 +76,6 @@ pub struct Connections {
     walk: u32,
     ended: u64,
     ended_udp: u64,
-    forgotten: u64,
 }
 
 impl Connections {
@@ -106,24 +107,19 @@ impl Connections {
     /// The walk is over: what it did not find, the kernel has evicted.
     pub fn end_walk(&mut self) {
         let walk = self.walk;
-        let before = self.known.len();
         self.known.retain(|_, known| known.walk == walk);
-        self.forgotten += u64::try_from(before - self.known.len()).unwrap_or(0);
         // A flood leaves a large table behind.
         if self.known.capacity() > 4096 && self.known.len() < self.known.capacity() / 8 {
             self.known.shrink_to_fit();
         }
     }
 
-    /// What a connection carries has been recognised. What it came to before is not counted again.
+    /// What a connection carries has been recognised. What it came to before, and the connection itself where a walk has
+    /// found it, stay counted where they are: a counter never falls.
     pub fn recognised(&mut self, id: &FlowId, carried: Carried) {
         let walk = self.walk;
-        let known = self.known.entry(*id).or_insert_with(|| begin(&mut self.applications, id, walk));
-        if let Some(share) = self.applications.get_mut(&known.application) {
-            share.connections = share.connections.saturating_sub(1);
-        }
+        let known = self.known.entry(*id).or_insert_with(|| begin(id, walk));
         known.application = carried.application;
-        self.applications.entry(carried.application).or_default().connections += 1;
         known.carried = Some(Box::new(carried));
     }
 
@@ -157,9 +153,11 @@ impl Connections {
     fn account(&mut self, id: &FlowId, flow: &Flow) {
         let walk = self.walk;
         let Self { known, applications, pairs, .. } = self;
-        let known = known.entry(*id).or_insert_with(|| begin(applications, id, walk));
+        let known = known.entry(*id).or_insert_with(|| begin(id, walk));
         known.walk = walk;
         let share = applications.entry(known.application).or_default();
+        share.connections += u64::from(!known.counted);
+        known.counted = true;
         for end in [0, 1] {
             let ([packets, bytes], [packets_before, bytes_before]) = (
                 [at(&flow.packets, end), at(&flow.bytes, end)],
@@ -193,10 +191,9 @@ fn at(values: &[u64; 2], end: usize) -> u64 {
     values.get(end).copied().unwrap_or(0)
 }
 
-fn begin(applications: &mut BTreeMap<Application, Share>, id: &FlowId, walk: u32) -> Known {
-    let application = by_port(id);
-    applications.entry(application).or_default().connections += 1;
-    Known { packets: [0; 2], bytes: [0; 2], walk, application, carried: None }
+fn begin(id: &FlowId, walk: u32) -> Known {
+    let (packets, bytes) = ([0; 2], [0; 2]);
+    Known { packets, bytes, walk, application: by_port(id), counted: false, carried: None }
 }
 
 /// What the ports suggest; the lower one first, which mostly is the server's.

@@ -54,7 +54,7 @@ fn an_evicted_account_begins_anew() {
     assert_eq!(total(&all).0, 201);
     all.begin_walk();
     all.end_walk();
-    assert_eq!(all.forgotten, 1);
+    assert_eq!(all.carried(&tcp()).1, None);
     assert_eq!(all.live().count(), 0);
 }
 
@@ -86,7 +86,7 @@ fn ends() {
 }
 
 #[test]
-fn recognition_moves_the_connection_and_what_comes() {
+fn recognition_moves_what_comes_and_no_counter_falls() {
     let mut all = Connections::default();
     all.begin_walk();
     all.seen(&tcp(), &flow([1, 0], [0, 0], 0), SECOND, IDLE);
@@ -97,8 +97,16 @@ fn recognition_moves_the_connection_and_what_comes() {
     all.end_walk();
     let shares: BTreeMap<_, _> = all.applications().collect();
     let share = |packets, connections| Share { packets, bytes: packets * 100, connections };
-    assert_eq!(shares[&Application::Unknown], share(1, 0));
-    assert_eq!(shares[&Application::Http1], share(8, 1));
+    assert_eq!(shares[&Application::Unknown], share(1, 1));
+    assert_eq!(shares[&Application::Http1], share(8, 0));
+    // One that is recognised before a walk finds it is of its application from the start.
+    let other = id(IpProtocol::Tcp, "10.0.0.1:40001", "10.0.0.2:8000");
+    all.recognised(&other, Carried { application: Application::Http1, ..Carried::default() });
+    all.begin_walk();
+    all.seen(&tcp(), &flow([5, 4], [0, 0], 0), SECOND, IDLE);
+    all.seen(&other, &flow([0, 0], [0, 0], 0), SECOND, IDLE);
+    all.end_walk();
+    assert_eq!(all.applications().find(|(it, _)| *it == Application::Http1).unwrap().1, share(8, 1));
     all.ended(&tcp(), &flow([6, 4], [0, 0], 0));
     assert_eq!(total(&all).0, 10);
     assert_eq!(all.ended_counts(), (1, 0));
