@@ -3,7 +3,11 @@
 //! Plain types, no behaviour beyond reading them. Not serialisable: the edges own their formats.
 
 pub mod application;
+pub mod attempt;
 pub mod connection;
+pub mod exchange;
 pub mod request;
 
+pub use attempt::{Attempt, AttemptEnd, Caller, Outcome};
+pub use exchange::{Exchange, HttpVersion};
 pub use application::{Application, Tls, TlsVersion, Transport};

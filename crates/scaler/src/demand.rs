@@ -1,0 +1,1 @@
+//! What the node agents tell: which Service was called, how often, and when last.
