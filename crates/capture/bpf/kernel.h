@@ -46,10 +46,18 @@ struct pid {
     struct upid numbers[];
 } RELOCATED;
 
+struct net;
+
+struct nsproxy {
+    struct net *net_ns;
+} RELOCATED;
+
 struct task_struct {
     int pid;
     int tgid;
     struct pid *thread_pid;
+    struct nsproxy *nsproxy;
+    struct css_set *cgroups;
     struct task_struct *group_leader;
     char comm[16];
 } RELOCATED;
@@ -71,6 +79,10 @@ struct in6_addr_kernel {
     __u8 bytes[16];
 };
 
+typedef struct {
+    __s64 counter;
+} atomic64_t;
+
 struct sock_common {
     __be32 skc_daddr;
     __be32 skc_rcv_saddr;
@@ -79,6 +91,7 @@ struct sock_common {
     unsigned short skc_family;
     volatile unsigned char skc_state;
     possible_net_t skc_net;
+    atomic64_t skc_cookie;
     struct in6_addr_kernel skc_v6_daddr;
     struct in6_addr_kernel skc_v6_rcv_saddr;
 } RELOCATED;
@@ -89,6 +102,10 @@ struct kernfs_node {
 
 struct cgroup {
     struct kernfs_node *kn;
+} RELOCATED;
+
+struct css_set {
+    struct cgroup *dfl_cgrp; /* in the unified hierarchy */
 } RELOCATED;
 
 struct sock_cgroup_data {

@@ -4,6 +4,7 @@
 //! layouts are declared once, in `bpf/x.h`; their Rust side is generated. Knows nothing of HTTP.
 
 mod attach;
+pub mod attempt;
 pub mod clock;
 pub mod connection;
 mod error;
