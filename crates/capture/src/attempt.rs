@@ -26,7 +26,9 @@ use crate::{
     verifier,
 };
 
-pub use types::{attempt_outcome as Outcome, attempt_record as Record, attempt_stage as Stage, attempt_tally as Tally};
+pub use types::{
+    attempt_outcome as Outcome, attempt_record as Record, attempt_stage as Stage, attempt_tally as Tally,
+};
 
 plain!(types::attempt_record);
 
@@ -86,9 +88,11 @@ impl AttemptProbe {
     pub fn load(pid_namespace: u32) -> Result<Self, CaptureError> {
         match Hierarchy::open() {
             Ok(hierarchy) => match Self::load_at(pid_namespace, Some(&hierarchy)) {
-                Err(error @ (CaptureError::Capability { .. } | CaptureError::NoBtf | CaptureError::OldKernel { .. })) => {
-                    Err(error)
-                }
+                Err(
+                    error @ (CaptureError::Capability { .. }
+                    | CaptureError::NoBtf
+                    | CaptureError::OldKernel { .. }),
+                ) => Err(error),
                 Err(error) => {
                     let mut probe = Self::load_at(pid_namespace, None)?;
                     probe.why = error.to_string();
@@ -263,9 +267,8 @@ impl Hierarchy {
                 &raw const options,
             )
         };
-        let link = NonNull::new(link).ok_or_else(|| {
-            libbpf_rs::Error::from(std::io::Error::last_os_error())
-        })?;
+        let link =
+            NonNull::new(link).ok_or_else(|| libbpf_rs::Error::from(std::io::Error::last_os_error()))?;
         // SAFETY: libbpf made it just now, and nobody else has it.
         Ok(unsafe { Link::from_ptr(link) })
     }

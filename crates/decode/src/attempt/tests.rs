@@ -32,7 +32,10 @@ fn a_name_of_any_bytes_is_a_clean_text() {
 fn every_outcome_of_the_kernel_side_has_a_name_and_others_are_refused() {
     let ended = |outcome| told(&Record { stage: 2, outcome, ..record() });
     for outcome in 1..=8 {
-        assert!(matches!(ended(outcome), Some(Told::Ended(AttemptEnd { duration_ns: 250, .. }))), "{outcome}");
+        assert!(
+            matches!(ended(outcome), Some(Told::Ended(AttemptEnd { duration_ns: 250, .. }))),
+            "{outcome}"
+        );
     }
     assert_eq!(ended(0), None);
     assert_eq!(ended(9), None);
