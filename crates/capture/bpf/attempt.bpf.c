@@ -4,9 +4,9 @@
  *
  * A cgroup/connect program runs once for each connect of a socket that is not connected yet, whoever began it
  * (connect, io_uring, TCP fast open), with the kernel's own copy of the address, and costs other system calls
- * nothing. At the root of the hierarchy, before all others (BPF_F_PREORDER), it sees the address that a socket
- * load balancer is about to rewrite or refuse. Where a kernel has no such order, the system call's own tracepoint
- * tells what was asked. It always allows.
+ * nothing. At the root of the hierarchy, before all others (BPF_F_PREORDER), it sees the address that a
+ * socket load balancer is about to rewrite or refuse. Where a kernel has no such order, the system call's own
+ * tracepoint tells what was asked. It always allows.
  */
 #include "kernel.h"
 
@@ -38,8 +38,8 @@ enum {
 };
 
 const volatile __u32 agent_pid_namespace;
-/* No cgroup program could be attached: an attempt begins when its socket does, and one that fails before that is not
- * seen. */
+/* No cgroup program could be attached: an attempt begins when its socket does, and one that fails before that
+ * is not seen. */
 const volatile bool begins_at_state;
 
 struct {

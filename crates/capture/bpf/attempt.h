@@ -30,11 +30,11 @@ enum attempt_tally {
 
 /* An attempt, in the table while it lasts, and in the ring when it begins and when it ends. */
 struct attempt_record {
-    __u64 socket; /* its cookie */
+    __u64 socket;   /* its cookie */
     __u64 began_ns; /* CLOCK_MONOTONIC */
     __u64 ended_ns;
-    __u64 cgroup; /* id in the unified hierarchy */
-    __u8 asked[16]; /* IPv4 behind ::ffff */
+    __u64 cgroup;             /* id in the unified hierarchy */
+    __u8 asked[16];           /* IPv4 behind ::ffff */
     __u8 local[16], peer[16]; /* the socket's own, once it is sent; 0 before */
     __u16 asked_port, local_port, peer_port;
     __u8 stage, outcome;

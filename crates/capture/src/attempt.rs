@@ -4,12 +4,11 @@ use std::{
     fs::{self, File},
     mem::MaybeUninit,
     os::{
-        fd::{AsRawFd as _, RawFd},
+        fd::{AsRawFd as _, BorrowedFd, RawFd},
         linux::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
     ptr::NonNull,
-    time::Duration,
 };
 
 use libbpf_rs::{
@@ -20,7 +19,7 @@ use libbpf_rs::{
 use crate::{
     CaptureError, MapMemory, kernel,
     nginx::{check_network_rights, run_time},
-    ring::{self, Ring},
+    ring::Ring,
     skeleton::attempt::{AttemptSkel, AttemptSkelBuilder, types},
     values::{self, lookup_percpu, plain, value},
     verifier,
@@ -167,9 +166,10 @@ impl AttemptProbe {
         &self.why
     }
 
-    /// Sleeps for `timeout`, or less when an attempt is made.
-    pub fn wait(&self, timeout: Duration) {
-        ring::wait(timeout, &self.ring, None);
+    /// Has something to read when an attempt was made or ended; see [`crate::wait`].
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.ring.descriptor()
     }
 
     /// Hands over what became known since the last call, oldest first; how much it was, and at most a few thousand.

@@ -22,4 +22,5 @@ pub mod yardstick;
 
 pub use attach::Mode;
 pub use error::CaptureError;
+pub use ring::wait;
 pub use values::MapMemory;
