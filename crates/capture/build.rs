@@ -8,7 +8,7 @@ use std::{
 
 use libbpf_cargo::SkeletonBuilder;
 
-const PROBES: [&str; 6] = ["nginx", "process", "network", "connection", "attempt", "yardstick"];
+const PROBES: [&str; 7] = ["nginx", "process", "network", "connection", "attempt", "yardstick", "balancer"];
 
 /// What is in pinned maps, by the files that declare it.
 const LAYOUTS: [(&str, &str); 2] =

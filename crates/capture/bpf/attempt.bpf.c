@@ -278,7 +278,8 @@ int attempt_state(struct bpf_raw_tracepoint_args *ctx) {
         places(sk, record);
         end(record, cookie, ATTEMPT_ESTABLISHED);
     } else {
-        record->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+        /* its number has been given back already */
+        record->local_port = bpf_ntohs(BPF_CORE_READ((const struct inet_sock *)sk, inet_sport));
         end(record, cookie, outcome(record, BPF_CORE_READ(sk, sk_err)));
     }
     return 0;

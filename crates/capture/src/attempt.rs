@@ -276,5 +276,5 @@ impl Hierarchy {
 
 fn is_unified(path: &Path) -> bool {
     const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-    rustix::fs::statfs(path).is_ok_and(|told| i64::try_from(told.f_type) == Ok(CGROUP2_SUPER_MAGIC))
+    rustix::fs::statfs(path).is_ok_and(|told| told.f_type == CGROUP2_SUPER_MAGIC)
 }

@@ -5,6 +5,8 @@
 
 mod attach;
 pub mod attempt;
+#[doc(hidden)]
+pub mod balancer;
 pub mod clock;
 pub mod connection;
 mod error;

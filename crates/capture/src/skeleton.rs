@@ -23,3 +23,4 @@ skeleton!(network);
 skeleton!(connection);
 skeleton!(attempt);
 skeleton!(yardstick);
+skeleton!(balancer);
