@@ -34,22 +34,30 @@ pub fn render(snapshot: Arc<Snapshot>, network: Arc<Picture>, to: &mut impl fmt:
 struct View(Arc<Snapshot>, Arc<Picture>);
 
 /// One family while it is written.
-struct Family<'a>(MetricEncoder<'a>);
+pub(crate) struct Family<'a>(MetricEncoder<'a>);
 
 impl Family<'_> {
-    fn counter(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeCounterValue) -> fmt::Result {
+    pub(crate) fn counter(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        value: impl EncodeCounterValue,
+    ) -> fmt::Result {
         self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
-    fn gauge(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(crate) fn gauge(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        value: impl EncodeGaugeValue,
+    ) -> fmt::Result {
         self.0.encode_family(labels)?.encode_gauge(&value)
     }
 
-    fn one_counter(&mut self, value: impl EncodeCounterValue) -> fmt::Result {
+    pub(crate) fn one_counter(&mut self, value: impl EncodeCounterValue) -> fmt::Result {
         self.0.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
-    fn one_gauge(&mut self, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(crate) fn one_gauge(&mut self, value: impl EncodeGaugeValue) -> fmt::Result {
         self.0.encode_gauge(&value)
     }
 
@@ -173,7 +181,7 @@ impl Collector for View {
     }
 }
 
-fn family<'a>(
+pub(crate) fn family<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     name: &'a str,
     help: &str,

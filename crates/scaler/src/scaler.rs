@@ -28,12 +28,17 @@ pub struct Settings {
     /// Where node agents tell their demand, `name:port` or `address:port`. All addresses of a name are followed: a
     /// headless Service's is meant.
     pub nodes: Vec<String>,
-    /// TLS towards the nodes; plaintext without.
-    pub node_tls: Option<ClientTls>,
-    /// TLS towards KEDA; plaintext without.
-    pub tls: Option<ServerTls>,
     /// Bounds against whoever reaches its port.
     pub limits: Limits,
+}
+
+/// TLS of a scaler; plaintext where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Towards KEDA.
+    pub keda: Option<ServerTls>,
+    /// Towards the nodes.
+    pub nodes: Option<ClientTls>,
 }
 
 /// Bounds against whoever reaches a scaler's port.
@@ -99,17 +104,19 @@ impl Scaler {
         }
     }
 
-    /// Follows the nodes and answers KEDA on `listener` until `stop` resolves. What it has to warn of goes to `warn`.
+    /// Follows the nodes and answers KEDA on `listener` until `stop` resolves. What it has to warn of goes to `warn`. May be
+    /// run again, with another certificate: it goes on in its picture and figures.
     ///
     /// # Errors
     /// When certificate or key are unfit, or the server fails.
     pub async fn run(
         &self,
         listener: TcpListener,
+        tls: Tls,
         warn: impl Fn(String) + Send + Sync + 'static,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Settings { nodes, node_tls, tls, limits } = self.settings.clone();
+        let Settings { nodes, limits } = self.settings.clone();
         let (halt, mut halted) = watch::channel(());
         let answers = Answers {
             picture: Arc::clone(&self.picture),
@@ -125,7 +132,7 @@ impl Scaler {
             // KEDA has all its streams on one connection, and its questions beside them.
             .max_concurrent_streams(limits.streams.saturating_add(1000))
             .http2_max_header_list_size(16 << 10);
-        if let Some(tls) = tls {
+        if let Some(tls) = tls.keda {
             server = tls.apply(server)?;
         }
         let serving = server
@@ -136,7 +143,7 @@ impl Scaler {
             });
         let warn = Arc::new(warn);
         let following =
-            nodes::follow(nodes, node_tls, Arc::clone(&self.picture), Arc::clone(&self.counts), warn);
+            nodes::follow(nodes, tls.nodes, Arc::clone(&self.picture), Arc::clone(&self.counts), warn);
         let stopping = async {
             stop.await;
             // All streams end well, so that KEDA comes back soon, to another replica.

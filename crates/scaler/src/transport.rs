@@ -30,7 +30,7 @@ const PREFACE: usize = 24;
 const BREATH: Duration = Duration::from_millis(50);
 
 /// A server's certificate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// Its certificate with those that vouch for it, PEM.
     pub certificate: Vec<u8>,
@@ -41,7 +41,7 @@ pub struct ServerTls {
 }
 
 /// How a client knows servers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTls {
     /// The authority, PEM, that vouches for servers.
     pub authority: Vec<u8>,

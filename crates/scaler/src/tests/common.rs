@@ -10,7 +10,7 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
-    ClientTls, Limits, Scaler, ServerTls, Settings,
+    ClientTls, Limits, Scaler, ServerTls, Settings, Tls,
     demand::{self, Board, Figures},
     proto::keda::{IsActiveResponse, ScaledObjectRef, external_scaler_client::ExternalScalerClient},
 };
@@ -123,7 +123,7 @@ impl Replica {
         node_tls: Option<ClientTls>,
     ) -> Self {
         let plain = tls.is_none();
-        let scaler = Arc::new(Scaler::new(Settings { nodes, node_tls, tls, limits }));
+        let scaler = Arc::new(Scaler::new(Settings { nodes, limits }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -133,7 +133,14 @@ impl Replica {
                 let stopped = async {
                     let _either = stopped.await;
                 };
-                scaler.run(listener, |warning| eprintln!("{warning}"), stopped).await
+                scaler
+                    .run(
+                        listener,
+                        Tls { keda: tls, nodes: node_tls },
+                        |warning| eprintln!("{warning}"),
+                        stopped,
+                    )
+                    .await
             }
         });
         let channel = if plain {
