@@ -2,6 +2,7 @@
 //!
 //! Nothing here can slow the hot loop: it hands over finished lines and immutable snapshots, and goes on.
 
+pub mod figures;
 pub mod http;
 pub mod log;
 pub mod metrics;

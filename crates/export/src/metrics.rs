@@ -163,7 +163,7 @@ impl Collector for View {
     }
 }
 
-fn family<'a>(
+pub(crate) fn family<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     name: &'a str,
     help: &str,

@@ -8,6 +8,7 @@ mod gateway;
 mod listen;
 mod network;
 mod node;
+mod scaler;
 mod settings;
 mod source;
 mod unload;
@@ -49,6 +50,8 @@ enum Command {
     Connections(connections::Args),
     /// Stop counting packets and connections, and remove what agents left in the kernel to go on with it
     Unload(unload::Args),
+    /// Answer KEDA: which Services are called, as the node agents tell it
+    Scaler(scaler::Args),
     /// Check a configuration file without starting anything
     #[command(subcommand)]
     Check(Check),
@@ -156,6 +159,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Connections(args) => {
             connections::run(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Scaler(args) => {
+            scaler::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Unload(args) => {
