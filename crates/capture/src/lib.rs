@@ -7,6 +7,7 @@ mod attach;
 pub mod clock;
 pub mod connection;
 mod error;
+pub mod hold;
 pub mod kernel;
 pub mod network;
 pub mod nginx;

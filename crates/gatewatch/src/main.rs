@@ -4,6 +4,8 @@ mod connections;
 mod doctor;
 mod gateway;
 mod network;
+#[allow(dead_code)] // until the command `node` starts it
+mod node;
 mod settings;
 mod source;
 mod unload;

@@ -1,0 +1,3 @@
+//! One node of a cluster.
+
+pub mod hold;
