@@ -8,7 +8,8 @@ use std::{
 
 use libbpf_cargo::SkeletonBuilder;
 
-const PROBES: [&str; 7] = ["nginx", "process", "network", "connection", "attempt", "yardstick", "balancer"];
+const PROBES: [&str; 8] =
+    ["nginx", "process", "network", "connection", "attempt", "hold", "yardstick", "balancer"];
 
 /// What is in pinned maps, by the files that declare it.
 const LAYOUTS: [(&str, &str); 2] =

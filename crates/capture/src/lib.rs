@@ -10,6 +10,7 @@ pub mod balancer;
 pub mod clock;
 pub mod connection;
 mod error;
+pub mod hold;
 pub mod kernel;
 pub mod network;
 pub mod nginx;

@@ -67,3 +67,20 @@ pub fn wait(timeout: Duration, descriptors: &[Option<BorrowedFd<'_>>]) {
     let timeout = Timespec::try_from(timeout).ok();
     let _early = poll(&mut watched, timeout.as_ref());
 }
+
+/// Sleeps until the ring has something or `other` can be read; at most for `timeout`.
+pub(crate) fn wait_beside(timeout: Option<Duration>, ring: Option<&Ring>, other: BorrowedFd<'_>) {
+    let ring = ring.map(|ring| {
+        // SAFETY: the descriptor belongs to the ring's buffer and is open as long as that lives, which is longer
+        // than this call.
+        unsafe { BorrowedFd::borrow_raw(ring.buffer.epoll_fd()) }
+    });
+    let mut watched: Vec<_> = [Some(other), ring]
+        .into_iter()
+        .flatten()
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    // An interruption by a signal only ends the sleep early.
+    let _early = poll(&mut watched, timeout.as_ref());
+}

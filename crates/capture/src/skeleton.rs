@@ -22,5 +22,6 @@ skeleton!(process);
 skeleton!(network);
 skeleton!(connection);
 skeleton!(attempt);
+skeleton!(hold);
 skeleton!(yardstick);
 skeleton!(balancer);

@@ -2,6 +2,7 @@
 
 mod agent;
 mod bell;
+pub mod hold;
 mod publish;
 
 use std::{
