@@ -8,7 +8,7 @@ use std::{
 
 use libbpf_cargo::SkeletonBuilder;
 
-const PROBES: [&str; 5] = ["nginx", "process", "network", "connection", "yardstick"];
+const PROBES: [&str; 6] = ["nginx", "process", "network", "connection", "socket", "yardstick"];
 
 /// What is in pinned maps, by the files that declare it.
 const LAYOUTS: [(&str, &str); 2] =

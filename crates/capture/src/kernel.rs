@@ -35,6 +35,12 @@ pub fn has_tcx() -> bool {
     version() >= (6, 6)
 }
 
+/// Tracepoints tell what was sent and received on sockets, after whichever call (Linux 6.4).
+#[must_use]
+pub fn has_socket_tracepoints() -> bool {
+    version() >= (6, 4)
+}
+
 /// XDP programs can be attached by links (Linux 5.9) and read what does not lie in one piece (5.18).
 #[must_use]
 pub fn has_xdp() -> bool {

@@ -14,6 +14,7 @@ pub mod pin;
 pub mod process;
 mod ring;
 mod skeleton;
+pub mod socket;
 mod values;
 mod verifier;
 #[doc(hidden)]

@@ -21,4 +21,5 @@ skeleton!(nginx);
 skeleton!(process);
 skeleton!(network);
 skeleton!(connection);
+skeleton!(socket);
 skeleton!(yardstick);
