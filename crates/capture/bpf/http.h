@@ -31,7 +31,9 @@ static __always_inline bool is_request_line(const __u8 *b) {
     for (int i = 0; i < 18; i++) {
         if (is_upper(b[i]) || (i && b[i] == '-'))
             continue;
-        return i >= 3 && b[i] == ' ' && (b[i + 1] == '/' || b[i + 1] == '*' || b[i + 1] == 'h');
+        if (i < 3 || b[i] != ' ')
+            return false;
+        return b[i + 1] == '/' || b[i + 1] == '*' || (b[i + 1] == 'h' && b[i + 2] == 't' && b[i + 3] == 't');
     }
     return false;
 }

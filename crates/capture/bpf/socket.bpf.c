@@ -35,6 +35,8 @@
 #define BODY_BYTES 256
 /* Pieces of a connection met in its middle that are looked at before it is given up. */
 #define JOINED_LOOKS 64
+/* Bytes in which a connection that began with few must show a head. */
+#define TENTATIVE_BYTES 16384
 /* The same after a protocol was left. */
 #define SWITCHED_LOOKS 8
 /* Bytes copied of TLS in each direction: what tells names and versions stands at the beginning. */
@@ -65,7 +67,7 @@ struct socket_state {
     __u8 tunnel;   /* CONNECT was asked for */
     __u8 messages; /* moved by calls that take several messages */
     __u8 ended;
-    __u8 pad;
+    __u8 tentative; /* began with so few bytes that no head was recognised yet */
 };
 
 struct {
@@ -292,8 +294,10 @@ static __always_inline void judge(struct socket_state *state, enum shape shape, 
             state->verdict = VERDICT_TLS;
         break;
     case SHAPE_OTHER:
-        if (!(state->flags & SOCKET_JOINED) && may_become_http(b, copied))
+        if (!(state->flags & SOCKET_JOINED) && may_become_http(b, copied)) {
             state->verdict = VERDICT_HTTP1;
+            state->tentative = 1;
+        }
         break;
     }
     if (state->verdict != VERDICT_UNKNOWN) {
@@ -426,6 +430,7 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
         state->run[direction] -= copied < state->run[direction] ? copied : state->run[direction];
     } else if (shape != SHAPE_OTHER) {
         state->run[direction] = 0;
+        state->tentative = 0;
     } else if (state->run[direction] <= BODY_RUN) {
         state->run[direction] += length;
     }
@@ -447,6 +452,8 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
             state->tunnel = 1;
         else if (shape == SHAPE_SWITCH || (shape == SHAPE_RESPONSE && state->tunnel && s->bytes[9] == '2'))
             leave_http(state);
+        if (state->tentative && state->position[0] + state->position[1] > TENTATIVE_BYTES)
+            state->verdict = VERDICT_IGNORED;
     }
     return 0;
 }
