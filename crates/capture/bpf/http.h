@@ -16,8 +16,14 @@ enum shape {
     SHAPE_TLS,       /* TLS, somewhere */
 };
 
+#define TLS_APPLICATION_DATA 23
+
 /* Enough for all of them; behind what was copied stand zeros. */
 #define SHAPE_BYTES 24
+
+struct shape_bytes {
+    __u8 b[SHAPE_BYTES];
+} __attribute__((aligned(8)));
 
 #define WORD(a, b, c, d) ((__u32)(a) | (__u32)(b) << 8 | (__u32)(c) << 16 | (__u32)(d) << 24)
 #define WORDS(a, b, c, d, e, f, g, h) ((__u64)WORD(a, b, c, d) | (__u64)WORD(e, f, g, h) << 32)
@@ -79,8 +85,14 @@ static __always_inline enum shape record_shape(const __u8 *b, __u32 copied) {
     return b[0] >= 20 && b[0] <= 23 ? SHAPE_TLS : SHAPE_OTHER;
 }
 
-/* `b` is aligned to 8. */
-static __always_inline enum shape shape_of(const __u8 *b, __u32 copied) {
+/*
+ * Global, as are other functions that take numbers or whole structures only: the verifier looks at such a
+ * function once, not for every way to come to it.
+ */
+__noinline enum shape shape_of(const struct shape_bytes *bytes, __u32 copied) {
+    if (!bytes)
+        return SHAPE_OTHER;
+    const __u8 *b = bytes->b;
     __u64 words = *(const __u64 *)b;
     __u32 word = words;
 

@@ -61,12 +61,17 @@ struct task_struct {
     int tgid;
     struct pid *thread_pid;
     struct task_struct *group_leader;
+    struct files_struct *files;
     char comm[16];
 } RELOCATED;
 
 typedef struct {
     struct net *net;
 } possible_net_t;
+
+typedef struct {
+    __s64 counter;
+} atomic64_t;
 
 struct net {
     struct ns_common ns;
@@ -89,6 +94,7 @@ struct sock_common {
     unsigned short skc_family;
     volatile unsigned char skc_state;
     possible_net_t skc_net;
+    atomic64_t skc_cookie;
     struct in6_addr_kernel skc_v6_daddr;
     struct in6_addr_kernel skc_v6_rcv_saddr;
 } RELOCATED;
@@ -111,10 +117,21 @@ struct inode {
 
 struct file {
     struct inode *f_inode;
+    void *private_data;
+} RELOCATED;
+
+struct fdtable {
+    unsigned int max_fds;
+    struct file **fd;
+} RELOCATED;
+
+struct files_struct {
+    struct fdtable *fdt;
 } RELOCATED;
 
 struct socket {
     struct file *file;
+    struct sock *sk;
 } RELOCATED;
 
 struct dst_entry {

@@ -14,7 +14,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-#include "http.h"
+#include "judge.h"
 #include "pid.h"
 #include "socket.h"
 #include "syscall.h"
@@ -27,47 +27,21 @@
 #define MSG_TRUNC 0x20
 #define MSG_ERRQUEUE 0x2000
 
-/* Bytes copied of a piece that begins with the head of a response: its body mostly follows. */
-#define RESPONSE_BYTES 4096
-/* Where no piece has begun with a head for so many bytes, a body is on its way ... */
-#define BODY_RUN 65536
-/* ... and so much of each piece is copied. */
-#define BODY_BYTES 256
-/* Pieces of a connection met in its middle that are looked at before it is given up. */
-#define JOINED_LOOKS 64
-/* Bytes in which a connection that began with few must show a head. */
-#define TENTATIVE_BYTES 16384
-/* The same after a protocol was left. */
-#define SWITCHED_LOOKS 8
-/* Bytes copied of TLS in each direction: what tells names and versions stands at the beginning. */
-#define HANDSHAKE_BYTES 4096
-
 /* Filled before the programs are loaded. */
 const volatile __u32 agent_pid_namespace;
 const volatile __u32 agent_pid; /* as that namespace names it */
 const volatile __u32 wake_at;   /* bytes waiting in the ring at which the agent is woken */
 
-enum verdict {
-    VERDICT_UNKNOWN,
-    VERDICT_IGNORED,
-    VERDICT_HTTP1,
-    VERDICT_HTTP2,
-    VERDICT_TLS,
-};
-
 /* What is remembered of a connection, as long as its socket lives. */
 struct socket_state {
+    struct conversation talk;
+    struct socket_ends ends;
     __u64 cookie;
-    __u64 position[2]; /* behind the last byte moved */
-    __u32 sequence[2]; /* the same as the socket counts, modulo 2^32 */
-    __u32 run[2];      /* HTTP/1: bytes since a head; TLS: bytes of the handshake still to be copied */
-    __u16 flags;       /* enum socket_flags */
-    __u8 verdict;
-    __u8 looks;    /* left, while unknown */
-    __u8 tunnel;   /* CONNECT was asked for */
-    __u8 messages; /* moved by calls that take several messages */
+    __u64 met_ns;
+    __u32 sequence[2]; /* where the talk stands, as the socket counts it: modulo 2^32 */
+    __u8 messages;     /* moved by calls that take several messages */
     __u8 ended;
-    __u8 tentative; /* began with so few bytes that no head was recognised yet */
+    __u8 pad[6];
 };
 
 struct {
@@ -153,10 +127,7 @@ static long gather_vector(__u64 index, struct gathering *g) {
 
 #define GATHER_FAILED (1u << 31)
 
-/*
- * Copies up to `limit` bytes to the scratch row; how many, with GATHER_FAILED where more could not be read.
- * Global, as are other functions of numbers only: the verifier looks at such a function once, not for every
- * way to come to it.
+/* Copies up to `limit` bytes to the scratch row; how many, with GATHER_FAILED where more could not be read.
  */
 __noinline __u32 gather(__u32 row, __u64 vectors, __u64 count, __u64 base, __u32 limit) {
     if (!vectors) {
@@ -171,32 +142,22 @@ __noinline __u32 gather(__u32 row, __u64 vectors, __u64 count, __u64 base, __u32
     return g.failed ? at | GATHER_FAILED : at;
 }
 
-/* What the bytes in a scratch row begin like. */
-__noinline __u32 row_shape(__u32 row, __u32 copied) {
-    struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
-    return s ? shape_of(s->bytes, copied) : SHAPE_OTHER;
-}
-
 static __always_inline void copy_address(__u8 *to, __be32 address) {
     __builtin_memset(to, 0, 10);
     to[10] = to[11] = 0xff;
     __builtin_memcpy(to + 12, &address, 4);
 }
 
-static __always_inline void describe(struct socket_record *record, struct sock *sk,
-                                     struct socket_state *state) {
-    record->connection = state->cookie;
-    record->at_ns = bpf_ktime_get_ns();
-    record->network_namespace = sk->__sk_common.skc_net.net->ns.inum;
-    record->local_port = sk->__sk_common.skc_num;
-    record->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
-    record->flags = state->flags;
+static __always_inline void find_ends(struct socket_ends *ends, struct sock *sk) {
+    ends->network_namespace = sk->__sk_common.skc_net.net->ns.inum;
+    ends->local_port = sk->__sk_common.skc_num;
+    ends->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
     if (sk->__sk_common.skc_family == AF_INET) {
-        copy_address(record->local, sk->__sk_common.skc_rcv_saddr);
-        copy_address(record->remote, sk->__sk_common.skc_daddr);
+        copy_address(ends->local, sk->__sk_common.skc_rcv_saddr);
+        copy_address(ends->remote, sk->__sk_common.skc_daddr);
     } else {
-        BPF_CORE_READ_INTO(&record->local, sk, __sk_common.skc_v6_rcv_saddr);
-        BPF_CORE_READ_INTO(&record->remote, sk, __sk_common.skc_v6_daddr);
+        BPF_CORE_READ_INTO(&ends->local, sk, __sk_common.skc_v6_rcv_saddr);
+        BPF_CORE_READ_INTO(&ends->remote, sk, __sk_common.skc_v6_daddr);
     }
 }
 
@@ -205,6 +166,7 @@ static __always_inline void describe_caller(struct socket_record *record) {
 
     record->pid = bpf_get_current_pid_tgid() >> 32;
     record->cgroup = bpf_get_current_cgroup_id();
+    __builtin_memset(record->comm, 0, sizeof(record->comm));
     bpf_probe_read_kernel_str(record->comm, sizeof(record->comm), task->group_leader->comm);
 }
 
@@ -250,99 +212,52 @@ __noinline int is_left_out(void) {
     return false;
 }
 
-/* `length` bytes were moved in `direction`: behind them the stream stands at what the socket tells. */
+#include "tls.h"
+
+/* `length` bytes were moved in one direction: the streams stand at what the socket tells. */
 static __always_inline void meet(struct socket_state *state, struct sock *sk, struct tcp_sock *tcp,
-                                 __u32 direction, __u32 length) {
-    __u64 in_all[2] = {received_in_all(tcp), sent_in_all(tcp)};
+                                 __u32 length) {
+    struct conversation *c = &state->talk;
 
     state->cookie = bpf_get_socket_cookie(sk);
-    state->position[SOCKET_RECEIVED] = in_all[SOCKET_RECEIVED];
-    state->position[SOCKET_SENT] = in_all[SOCKET_SENT];
+    state->met_ns = bpf_ktime_get_ns();
+    c->position[SOCKET_RECEIVED] = received_in_all(tcp);
+    c->position[SOCKET_SENT] = sent_in_all(tcp);
     state->sequence[SOCKET_RECEIVED] = tcp->copied_seq;
     state->sequence[SOCKET_SENT] = tcp->write_seq;
-    if (in_all[SOCKET_RECEIVED] + in_all[SOCKET_SENT] > length)
-        state->flags |= SOCKET_JOINED;
-    state->looks = state->flags & SOCKET_JOINED ? JOINED_LOOKS : 1;
-    if (!sk->sk_socket || !sk->sk_socket->file) /* the kernel's own */
-        state->verdict = VERDICT_IGNORED;
+    find_ends(&state->ends, sk);
+    if (c->position[SOCKET_RECEIVED] + c->position[SOCKET_SENT] > length)
+        c->flags |= SOCKET_JOINED;
+    c->looks = c->flags & SOCKET_JOINED ? JOINED_LOOKS : 1;
+    if (!sk->sk_socket || !sk->sk_socket->file || is_left_out()) /* the first two: it is the kernel's own */
+        c->verdict = VERDICT_IGNORED;
 }
 
-/* Gives a connection up, or watches it, by how a piece of it begins. */
-static __always_inline void judge(struct socket_state *state, enum shape shape, const __u8 *b, __u32 copied) {
-    switch (shape) {
-    case SHAPE_REQUEST:
-    case SHAPE_CONNECT:
-    case SHAPE_RESPONSE:
-    case SHAPE_SWITCH:
-    case SHAPE_PROXY:
-        state->verdict = VERDICT_HTTP1;
-        break;
-    case SHAPE_PREFACE:
-    case SHAPE_SETTINGS:
-        state->verdict = VERDICT_HTTP2;
-        break;
-    case SHAPE_FRAME:
-        if (state->flags & SOCKET_JOINED)
-            state->verdict = VERDICT_HTTP2;
-        break;
-    case SHAPE_HANDSHAKE:
-        state->verdict = VERDICT_TLS;
-        state->run[0] = state->run[1] = HANDSHAKE_BYTES;
-        break;
-    case SHAPE_TLS:
-        if (state->flags & SOCKET_JOINED)
-            state->verdict = VERDICT_TLS;
-        break;
-    case SHAPE_OTHER:
-        if (!(state->flags & SOCKET_JOINED) && may_become_http(b, copied)) {
-            state->verdict = VERDICT_HTTP1;
-            state->tentative = 1;
-        }
-        break;
-    }
-    if (state->verdict != VERDICT_UNKNOWN) {
-        tally(state->verdict == VERDICT_TLS ? SOCKET_TLS : SOCKET_WATCHED, 1);
+static __always_inline struct tls_socket tls_socket(const struct socket_state *state) {
+    struct tls_socket met = {
+        .ends = state->ends, .cookie = state->cookie, .met_ns = state->met_ns, .flags = state->talk.flags};
+    return met;
+}
+
+/* What the thread does with this socket may tell which TLS object it is below of. */
+static __always_inline void tell_tls(const struct socket_state *state, __u32 direction) {
+    if (!tls_attached)
         return;
-    }
-    if (state->looks)
-        state->looks--;
-    if (!state->looks) {
-        state->verdict = VERDICT_IGNORED;
-        tally(SOCKET_OTHER, 1);
-    }
+    struct tls_socket met = tls_socket(state);
+    meet_tls(&met, direction);
 }
 
-/* From here on this connection speaks something else, which may be HTTP/2 or TLS. */
-static __always_inline void leave_http(struct socket_state *state) {
-    state->verdict = VERDICT_UNKNOWN;
-    state->flags |= SOCKET_JOINED;
-    state->looks = SWITCHED_LOOKS;
-    state->tunnel = 0;
-}
-
-static __always_inline bool is_request_direction(const struct socket_state *state, __u32 direction) {
-    return !(state->flags & (direction == SOCKET_RECEIVED ? SOCKET_CALLER : SOCKET_CALLED));
-}
-
-/* How many bytes of a piece to copy; whether it must be known for that how it begins. */
-static __always_inline __u32 wanted(const struct socket_state *state, __u32 direction) {
-    if (state->verdict == VERDICT_TLS)
-        return state->run[direction];
-    if (state->verdict == VERDICT_HTTP2 || is_request_direction(state, direction))
-        return SOCKET_BYTES_MAX;
-    return RESPONSE_BYTES;
-}
-
-/* The piece moved by the call this thread is in. */
+/* The call this thread is in has moved `length` bytes, or has failed. */
 static __always_inline int moved(struct sock *sk, int length, __u32 direction, bool has_buffer) {
     struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
     if (!tcp)
         return 0;
     struct socket_state *state = bpf_sk_storage_get(&socket_states, sk, 0, 0);
-    struct task_struct *task = (void *)bpf_get_current_task_btf();
     if (length <= 0) {
         if (state && state->messages)
             forget_message();
+        if (state && state->talk.verdict == VERDICT_TLS)
+            tell_tls(state, direction);
         return 0;
     }
     if (!state) {
@@ -351,37 +266,39 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
             tally(SOCKET_NO_STATE, 1);
             return 0;
         }
-        meet(state, sk, tcp, direction, length);
-        if (is_left_out())
-            state->verdict = VERDICT_IGNORED;
+        meet(state, sk, tcp, length);
     }
-    if (state->verdict == VERDICT_IGNORED || state->ended)
+    struct conversation *c = &state->talk;
+    if (c->verdict == VERDICT_IGNORED || state->ended)
         return 0;
 
     __u32 sequence = direction == SOCKET_RECEIVED ? tcp->copied_seq : tcp->write_seq;
-    state->position[direction] += (__s32)(sequence - state->sequence[direction]);
+    c->position[direction] += (__s32)(sequence - state->sequence[direction]);
     state->sequence[direction] = sequence;
-    if (!(state->flags & (SOCKET_CALLED | SOCKET_CALLER)))
-        state->flags |= side_of(tcp);
-    if (state->verdict == VERDICT_TLS && !state->run[direction])
-        return 0;
+    if (!(c->flags & (SOCKET_CALLED | SOCKET_CALLER)))
+        c->flags |= side_of(tcp);
+    if (c->verdict == VERDICT_TLS) {
+        tell_tls(state, direction);
+        if (!c->run[direction])
+            return 0;
+    }
 
     __u32 row = bpf_get_smp_processor_id() * 2 + direction;
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
     if (!s)
         return 0;
-    struct pt_regs *regs = (void *)bpf_task_pt_regs((void *)task);
     struct user_buffer buffer;
     __u32 copied = 0, failed = 0;
     enum shape shape = SHAPE_OTHER;
 
     __builtin_memset(s->bytes, 0, SHAPE_BYTES);
-    has_buffer = find_buffer(&buffer, regs, length) && has_buffer;
+    has_buffer = find_buffer(&buffer, (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf()), length) &&
+                 has_buffer;
     if (buffer.messages)
         state->messages = 1;
     if (has_buffer) {
-        bool is_body = state->verdict == VERDICT_HTTP1 && state->run[direction] > BODY_RUN;
-        __u32 limit = wanted(state, direction), first = BODY_BYTES;
+        __u32 limit = wanted(c, direction), first = BODY_BYTES;
+        bool in_body = is_in_body(c, direction);
         if (limit > SOCKET_BYTES_MAX)
             limit = SOCKET_BYTES_MAX;
         if (limit > length)
@@ -389,31 +306,54 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
         if (first > limit)
             first = limit;
         /* What may not be wanted is looked at first. */
-        bool looks = is_body || state->verdict == VERDICT_UNKNOWN;
+        bool looks = in_body || c->verdict == VERDICT_UNKNOWN;
         copied = gather(row, buffer.vectors, buffer.count, buffer.base, looks ? first : limit);
-        if (state->verdict != VERDICT_TLS)
-            shape = row_shape(row, copied & ~GATHER_FAILED);
-        if (state->verdict == VERDICT_UNKNOWN)
-            judge(state, shape, s->bytes, copied & ~GATHER_FAILED);
-        if (state->verdict == VERDICT_UNKNOWN || state->verdict == VERDICT_IGNORED)
+        if (c->verdict != VERDICT_TLS)
+            shape = shape_of((const struct shape_bytes *)s->bytes, copied & ~GATHER_FAILED);
+        if (c->verdict == VERDICT_UNKNOWN) {
+            judge(c, shape, s->bytes, copied & ~GATHER_FAILED);
+            if (c->verdict == VERDICT_UNKNOWN)
+                return 0;
+            if (c->verdict == VERDICT_IGNORED) {
+                tally(SOCKET_OTHER, 1);
+                return 0;
+            }
+            tally(is_http(c) ? SOCKET_WATCHED : SOCKET_TLS, 1);
+            if (c->verdict == VERDICT_TLS) {
+                struct tls_socket met = tls_socket(state);
+                bpf_map_update_elem(&tls_sockets, &state->cookie, &met, BPF_ANY);
+                tell_tls(state, direction);
+                if (!c->run[direction]) /* joined: the handshake is over */
+                    return 0;
+            }
+        }
+        /* Of TLS only what is said in the open, at the beginning. */
+        if (c->verdict == VERDICT_TLS && s->bytes[0] == TLS_APPLICATION_DATA && s->bytes[1] == 3) {
+            c->run[direction] = 0;
             return 0;
-        if (looks && (shape != SHAPE_OTHER || !is_body) && copied < limit)
+        }
+        if (looks && (!in_body || shape != SHAPE_OTHER) && copied < limit)
             copied = gather(row, buffer.vectors, buffer.count, buffer.base, limit);
         failed = copied & GATHER_FAILED;
         copied &= ~GATHER_FAILED;
-    } else if (state->verdict == VERDICT_UNKNOWN) {
-        judge(state, shape, s->bytes, 0);
+    } else if (c->verdict == VERDICT_UNKNOWN) {
+        judge(c, shape, s->bytes, 0);
         return 0;
     }
 
     struct socket_record *record = &s->record;
-    describe(record, sk, state);
+    record->connection = state->cookie;
+    record->at_ns = bpf_ktime_get_ns();
+    record->ends = state->ends;
+    record->flags = c->flags;
     describe_caller(record);
     record->kind = SOCKET_PIECE;
     record->direction = direction;
     record->length = length;
     record->copied = copied;
-    record->position = state->position[direction] > length ? state->position[direction] - length : 0;
+    record->position = c->position[direction] > length ? c->position[direction] - length : 0;
+    if (c->verdict == VERDICT_TLS)
+        record->flags |= SOCKET_HANDSHAKE;
     if (!has_buffer) {
         record->flags |= SOCKET_NO_BUFFER;
         tally(SOCKET_BUFFERLESS, 1);
@@ -424,16 +364,6 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
     }
     if (copied < length)
         tally(SOCKET_CUT, 1);
-
-    if (state->verdict == VERDICT_TLS) {
-        record->flags |= SOCKET_HANDSHAKE;
-        state->run[direction] -= copied < state->run[direction] ? copied : state->run[direction];
-    } else if (shape != SHAPE_OTHER) {
-        state->run[direction] = 0;
-        state->tentative = 0;
-    } else if (state->run[direction] <= BODY_RUN) {
-        state->run[direction] += length;
-    }
 
     __u64 size = sizeof(*record) + copied;
     barrier_var(size);
@@ -446,15 +376,7 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
         tally(SOCKET_PIECES, 1);
         tally(SOCKET_COPIED, copied);
     }
-
-    if (state->verdict == VERDICT_HTTP1) {
-        if (shape == SHAPE_CONNECT)
-            state->tunnel = 1;
-        else if (shape == SHAPE_SWITCH || (shape == SHAPE_RESPONSE && state->tunnel && s->bytes[9] == '2'))
-            leave_http(state);
-        if (state->tentative && state->position[0] + state->position[1] > TENTATIVE_BYTES)
-            state->verdict = VERDICT_IGNORED;
-    }
+    carry_on(c, direction, shape, length, copied, s->bytes[9]);
     return 0;
 }
 
@@ -474,7 +396,8 @@ int BPF_PROG(socket_sent, struct sock *sk, int length, int flags) {
 static __always_inline void end(struct sock *sk, bool destroyed) {
     struct socket_state *state = bpf_sk_storage_get(&socket_states, sk, 0, 0);
 
-    if (!state || state->ended || state->verdict == VERDICT_IGNORED || state->verdict == VERDICT_UNKNOWN)
+    if (!state || state->ended || state->talk.verdict == VERDICT_IGNORED ||
+        state->talk.verdict == VERDICT_UNKNOWN)
         return;
     if (!destroyed) {
         struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
@@ -489,7 +412,8 @@ static __always_inline void end(struct sock *sk, bool destroyed) {
         return;
     }
     __builtin_memset(record, 0, sizeof(*record));
-    describe(record, sk, state);
+    record->connection = state->cookie;
+    record->at_ns = bpf_ktime_get_ns();
     record->kind = SOCKET_END;
     bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 }

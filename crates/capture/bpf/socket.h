@@ -16,14 +16,21 @@ enum socket_direction {
 };
 
 enum socket_flags {
-    SOCKET_CALLED = 1,      /* this end was called (accepted) */
-    SOCKET_CALLER = 2,      /* this end called (connected); neither: not known yet */
-    SOCKET_JOINED = 4,      /* bytes had been moved before the first that was seen */
-    SOCKET_HANDSHAKE = 8,   /* the bytes are of TLS records: the handshake's first messages */
-    SOCKET_DECRYPTED = 16,  /* the bytes are what a TLS library was given or gave */
-    SOCKET_NO_SOCKET = 32,  /* decrypted, and no socket is known of: `connection` is the library's object */
+    SOCKET_CALLED = 1,     /* this end was called (accepted) */
+    SOCKET_CALLER = 2,     /* this end called (connected); neither: not known yet */
+    SOCKET_JOINED = 4,     /* bytes had been moved before the first that was seen */
+    SOCKET_HANDSHAKE = 8,  /* the bytes are of TLS records: the handshake's first messages */
+    SOCKET_DECRYPTED = 16, /* the bytes are what a TLS library was given or gave */
+    SOCKET_NO_SOCKET =
+        32, /* decrypted, and the socket is not known for sure: `connection` is the library's object */
     SOCKET_UNREADABLE = 64, /* some bytes could not be read: fewer were copied than would have been */
     SOCKET_NO_BUFFER = 128, /* the call has no buffer in user memory (sendfile, splice, io_uring) */
+};
+
+struct socket_ends {
+    __u8 local[16], remote[16]; /* IPv4 behind ::ffff */
+    __u16 local_port, remote_port;
+    __u32 network_namespace; /* 0: no socket is known */
 };
 
 /* Followed by `copied` bytes. */
@@ -34,10 +41,8 @@ struct socket_record {
     __u64 cgroup;     /* of the caller */
     __u32 length;     /* bytes moved */
     __u32 copied;     /* of those, how many follow: the first */
-    __u32 pid;        /* in the kernel's first namespace */
-    __u32 network_namespace;
-    __u8 local[16], remote[16]; /* IPv4 behind ::ffff */
-    __u16 local_port, remote_port;
+    struct socket_ends ends;
+    __u32 pid;   /* in the kernel's first namespace */
     __u16 flags; /* enum socket_flags */
     __u8 kind;   /* enum socket_record_kind */
     __u8 direction;

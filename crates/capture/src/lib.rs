@@ -15,6 +15,7 @@ pub mod process;
 mod ring;
 mod skeleton;
 pub mod socket;
+pub mod tls;
 mod values;
 mod verifier;
 #[doc(hidden)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use libbpf_rs::{
-    Link, MapCore, MapFlags,
+    Link, MapCore, MapFlags, ProgramAttachType,
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 
@@ -200,7 +200,7 @@ impl<'a> Event<'a> {
         if u32::from(record.kind) == types::socket_record_kind::SOCKET_END.0 {
             return Some(Self::End(End { connection, at_ns: record.at_ns }));
         }
-        let known = !has(&record, Flags::SOCKET_NO_SOCKET);
+        let known = record.ends.network_namespace != 0;
         Some(Self::Piece(Piece {
             connection,
             direction: match u32::from(record.direction) == types::socket_direction::SOCKET_SENT.0 {
@@ -226,9 +226,9 @@ impl<'a> Event<'a> {
             pid: record.pid,
             comm: record.comm.map(i8::cast_unsigned),
             cgroup: record.cgroup,
-            network_namespace: record.network_namespace,
-            local: known.then(|| address(record.local, record.local_port)),
-            remote: known.then(|| address(record.remote, record.remote_port)),
+            network_namespace: record.ends.network_namespace,
+            local: known.then(|| address(record.ends.local, record.ends.local_port)),
+            remote: known.then(|| address(record.ends.remote, record.ends.remote_port)),
         }))
     }
 }
@@ -237,7 +237,7 @@ impl<'a> Event<'a> {
 pub struct SocketProbe {
     pub(crate) ring: Ring,
     links: Vec<Link>,
-    skel: SocketSkel<'static>,
+    pub(crate) skel: SocketSkel<'static>,
 }
 
 impl SocketProbe {
@@ -267,6 +267,19 @@ impl SocketProbe {
         let cpus = libbpf_rs::num_possible_cpus().map_err(load)?;
         let rows = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(2);
         open.maps.socket_scratch.set_max_entries(rows).map_err(load)?;
+
+        if kernel::has_uprobe_multi() {
+            for program in [
+                &mut open.progs.tls_enter,
+                &mut open.progs.tls_leave,
+                &mut open.progs.tls_free,
+                &mut open.progs.tls_go_read_enter,
+                &mut open.progs.tls_go_read_leave,
+                &mut open.progs.tls_go_write,
+            ] {
+                program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
+            }
+        }
 
         let skel = open.load().map_err(load)?;
         for name in &settings.exclude_comms {
@@ -302,6 +315,13 @@ impl SocketProbe {
         .map(|program| program.attach_trace().map_err(load))
         .collect::<Result<_, _>>()?;
         Ok(())
+    }
+
+    /// From now on sockets are tied to the objects of TLS libraries.
+    pub(crate) fn set_tls_attached(&mut self) {
+        if let Some(bss) = &mut self.skel.maps.bss_data {
+            bss.tls_attached = true;
+        }
     }
 
     /// Stops looking. What is in the ring stays there to be drained.
@@ -360,6 +380,12 @@ impl SocketProbe {
             ("socket_sent", &progs.socket_sent),
             ("socket_state_changed", &progs.socket_state_changed),
             ("socket_destroyed", &progs.socket_destroyed),
+            ("tls_enter", &progs.tls_enter),
+            ("tls_leave", &progs.tls_leave),
+            ("tls_free", &progs.tls_free),
+            ("tls_go_read_enter", &progs.tls_go_read_enter),
+            ("tls_go_read_leave", &progs.tls_go_read_leave),
+            ("tls_go_write", &progs.tls_go_write),
         ]
         .into_iter()
         .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
