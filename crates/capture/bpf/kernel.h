@@ -15,7 +15,9 @@
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-    unsigned long di, si, dx, ax, sp, ip;
+    unsigned long di, si, dx, cx, ax, sp, ip;
+    unsigned long bx, r14;
+    unsigned long orig_ax;
 } RELOCATED;
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {
@@ -25,8 +27,15 @@ struct user_pt_regs {
 } RELOCATED;
 struct pt_regs {
     struct user_pt_regs user_regs;
+    __u64 orig_x0;
+    int syscallno;
 } RELOCATED;
 #endif
+
+struct thread_info {
+    unsigned long flags;
+    __u32 status; /* x86 */
+} RELOCATED;
 
 struct ns_common {
     unsigned int inum;
@@ -53,18 +62,24 @@ struct nsproxy {
 } RELOCATED;
 
 struct task_struct {
+    struct thread_info thread_info;
     int pid;
     int tgid;
     struct pid *thread_pid;
     struct nsproxy *nsproxy;
     struct css_set *cgroups;
     struct task_struct *group_leader;
+    struct files_struct *files;
     char comm[16];
 } RELOCATED;
 
 typedef struct {
     struct net *net;
 } possible_net_t;
+
+typedef struct {
+    __s64 counter;
+} atomic64_t;
 
 struct net {
     struct ns_common ns;
@@ -118,10 +133,21 @@ struct inode {
 
 struct file {
     struct inode *f_inode;
+    void *private_data;
+} RELOCATED;
+
+struct fdtable {
+    unsigned int max_fds;
+    struct file **fd;
+} RELOCATED;
+
+struct files_struct {
+    struct fdtable *fdt;
 } RELOCATED;
 
 struct socket {
     struct file *file;
+    struct sock *sk;
 } RELOCATED;
 
 struct dst_entry {
@@ -134,6 +160,7 @@ struct sock {
     struct socket *sk_socket;
     struct sock_cgroup_data sk_cgrp_data;
     int sk_err;
+    __u16 sk_protocol;
     __u32 sk_ack_backlog;
     __u32 sk_max_ack_backlog;
 } RELOCATED;
@@ -146,6 +173,9 @@ struct tcp_sock {
     __u64 bytes_sent;
     __u64 bytes_retrans;
     __u64 bytes_received;
+    __u64 bytes_acked;
+    __u32 copied_seq, rcv_nxt;
+    __u32 write_seq, snd_nxt, snd_una;
     __u32 srtt_us;
     __u32 total_retrans;
 } RELOCATED;

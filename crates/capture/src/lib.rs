@@ -18,6 +18,8 @@ pub mod pin;
 pub mod process;
 mod ring;
 mod skeleton;
+pub mod socket;
+pub mod tls;
 mod values;
 mod verifier;
 #[doc(hidden)]

@@ -23,5 +23,6 @@ skeleton!(network);
 skeleton!(connection);
 skeleton!(attempt);
 skeleton!(hold);
+skeleton!(socket);
 skeleton!(yardstick);
 skeleton!(balancer);
