@@ -77,10 +77,6 @@ typedef struct {
     struct net *net;
 } possible_net_t;
 
-typedef struct {
-    __s64 counter;
-} atomic64_t;
-
 struct net {
     struct ns_common ns;
 } RELOCATED;
