@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub mod cluster;
 pub mod net;
 
 use rustix::process::{Pid, Signal, kill_process};
