@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
@@ -28,6 +29,8 @@ use tokio::runtime::Runtime;
 
 /// How long KEDA may take to take notice of a ScaledObject.
 const NOTICED: Duration = Duration::from_secs(60);
+/// KEDA's own default, in seconds: push does not wait for it.
+const POLLING: u64 = 30;
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/market/deployments";
 const SCALED_OBJECTS: &str = "/apis/keda.sh/v1alpha1/namespaces/market/scaledobjects";
 
@@ -44,7 +47,7 @@ fn cluster_with_keda() -> (Process, Cluster) {
 }
 
 /// A Deployment without a pod, and KEDA's order to scale it by this trigger.
-fn deploy(cluster: &Cluster, name: &str, trigger: &Value) {
+fn deploy(cluster: &Cluster, name: &str, polling: u64, trigger: &Value) {
     let labels = json!({"app": name});
     cluster.create(DEPLOYMENTS, &json!({
         "metadata": {"name": name},
@@ -62,7 +65,7 @@ fn deploy(cluster: &Cluster, name: &str, trigger: &Value) {
             "spec": {
                 "scaleTargetRef": {"name": name},
                 "minReplicaCount": 0, "maxReplicaCount": 10,
-                "pollingInterval": if trigger["type"] == "prometheus" { 1 } else { 30 },
+                "pollingInterval": polling,
                 "cooldownPeriod": 5,
                 "triggers": [trigger],
             },
@@ -158,7 +161,12 @@ impl Scaler {
 fn report(what: &str, mut taken: Vec<Duration>) {
     taken.sort_unstable();
     let n = taken.len();
-    println!("{what}: median {:?}, most {:?} of {n}: {taken:?}", taken[n / 2], taken[n - 1]);
+    println!(
+        "{what}: median {:?}, p99 {:?}, most {:?} of {n}",
+        taken[n / 2],
+        taken[n * 99 / 100],
+        taken[n - 1]
+    );
 }
 
 #[test]
@@ -169,7 +177,7 @@ fn the_first_call_scales_from_zero_at_once_by_push() {
     let mut node = Node::start("a");
     let scaler = Scaler::start(&cluster, free_port(), &[&node], &[]);
     for i in 0..SERVICES {
-        deploy(&cluster, &format!("shop{i}"), &scaler.trigger(&format!("shop{i}")));
+        deploy(&cluster, &format!("shop{i}"), POLLING, &scaler.trigger(&format!("shop{i}")));
     }
     for i in 0..SERVICES {
         wait_noticed(&cluster, &keda, &format!("shop{i}"));
@@ -199,7 +207,7 @@ fn a_call_while_no_scaler_runs_scales_as_soon_as_one_does() {
     let mut node = Node::start("a");
     let port = free_port();
     let scaler = Scaler::start(&cluster, port, &[&node], &[]);
-    deploy(&cluster, "shop", &scaler.trigger("shop"));
+    deploy(&cluster, "shop", POLLING, &scaler.trigger("shop"));
     wait_noticed(&cluster, &keda, "shop");
     scaler.wait_streams(1);
     let watch = cluster.watch(DEPLOYMENTS);
@@ -240,7 +248,7 @@ fn keda_asks_over_tls() {
     let mut trigger = scaler.trigger("shop");
     trigger["metadata"]["scalerAddress"] = format!("localhost:{}", scaler.port).into();
     trigger["authenticationRef"] = json!({"name": "scaler"});
-    deploy(&cluster, "shop", &trigger);
+    deploy(&cluster, "shop", POLLING, &trigger);
     wait_noticed(&cluster, &keda, "shop");
     scaler.wait_streams(1);
     let watch = cluster.watch(DEPLOYMENTS);
@@ -248,44 +256,55 @@ fn keda_asks_over_tls() {
     watch.until(SOON, "it is scaled", scaled("shop"));
 }
 
+/// Scraped and polled each second; `GATEWATCH_TEST_INTERVALS="15 30"` shows what usual intervals make of it.
 #[test]
 fn the_first_call_scales_from_zero_by_prometheus() {
+    const SERVICES: usize = 3;
     let _turn = Turn::alone();
+    let intervals = std::env::var("GATEWATCH_TEST_INTERVALS").unwrap_or_else(|_| "1 1".to_owned());
+    let mut seconds = intervals.split(' ').map(|it| it.parse().unwrap());
+    let (scrape, polling): (u64, u64) = (seconds.next().unwrap(), seconds.next().unwrap());
     let (keda, cluster) = cluster_with_keda();
-    let attempts = Arc::new(AtomicU64::new(0));
-    let prometheus = Prometheus::start(&cluster, serve_attempts(Arc::clone(&attempts)));
-    let query = r#"sum(rate(internal_tcp_attempts_total{destination_service="shop"}[1m]))"#;
-    deploy(
-        &cluster,
-        "shop",
-        &json!({"type": "prometheus", "metadata": {
+    let attempts: Arc<[AtomicU64; SERVICES]> = Arc::default();
+    let prometheus = Prometheus::start(&cluster, scrape, serve_attempts(Arc::clone(&attempts)));
+    for i in 0..SERVICES {
+        let query = format!("sum(rate(internal_tcp_attempts_total{{destination_service=\"shop{i}\"}}[1m]))");
+        let metadata = json!({
             "serverAddress": format!("http://127.0.0.1:{}", prometheus.port),
             "query": query, "threshold": "1", "activationThreshold": "0",
-        }}),
-    );
-    wait_noticed(&cluster, &keda, "shop");
+        });
+        let trigger = json!({"type": "prometheus", "metadata": metadata});
+        deploy(&cluster, &format!("shop{i}"), polling, &trigger);
+    }
+    for i in 0..SERVICES {
+        wait_noticed(&cluster, &keda, &format!("shop{i}"));
+    }
     // The series is there at 0 before the call.
-    wait_until(SOON, "Prometheus knows the series", || prometheus.knows("internal_tcp_attempts_total"));
-    thread::sleep(Duration::from_secs(3));
-    assert_eq!(replicas(&cluster, "shop"), 0);
+    let known = || prometheus.knows("count_over_time(internal_tcp_attempts_total[1m])>1");
+    wait_until(NOTICED, "Prometheus knows the series", known);
     let watch = cluster.watch(DEPLOYMENTS);
-    let called = Instant::now();
-    attempts.fetch_add(1, Ordering::Relaxed);
-    let at = watch.until(NOTICED, "it is scaled", scaled("shop"));
-    report("Prometheus each second, KEDA each second: call → spec.replicas = 1", vec![at - called]);
+    let mut taken = Vec::new();
+    for i in 0..SERVICES {
+        let name = format!("shop{i}");
+        assert_eq!(replicas(&cluster, &name), 0);
+        let called = Instant::now();
+        attempts[i].fetch_add(1, Ordering::Relaxed);
+        taken.push(watch.until(NOTICED, "it is scaled", scaled(&name)) - called);
+    }
+    report(&format!("Prometheus every {scrape} s, KEDA every {polling} s: call → spec.replicas = 1"), taken);
 }
 
-/// Debian's, that scrapes one target each second.
+/// Debian's, that scrapes one target.
 struct Prometheus {
     _process: Process,
     port: u16,
 }
 
 impl Prometheus {
-    fn start(cluster: &Cluster, target: u16) -> Self {
+    fn start(cluster: &Cluster, interval: u64, target: u16) -> Self {
         let (port, config) = (free_port(), cluster.path("prometheus.yml"));
         let text = format!(
-            "global: {{scrape_interval: 1s}}\n\
+            "global: {{scrape_interval: {interval}s}}\n\
              scrape_configs: [{{job_name: node, static_configs: [{{targets: ['127.0.0.1:{target}']}}]}}]\n"
         );
         fs::write(&config, text).unwrap();
@@ -303,29 +322,28 @@ impl Prometheus {
 
     fn knows(&self, query: &str) -> bool {
         let answer = get(self.port, &format!("/api/v1/query?query={query}"));
-        answer.is_some_and(|(_, body)| body.contains("\"__name__\""))
+        answer.is_some_and(|(_, body)| body.contains("destination_service"))
     }
 }
 
 /// What `gatewatch node` will serve, until the test can run one: to be replaced by it.
-fn serve_attempts(attempts: Arc<AtomicU64>) -> u16 {
+fn serve_attempts<const N: usize>(attempts: Arc<[AtomicU64; N]>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
             let _request = stream.read(&mut [0; 4096]);
-            let labels = r#"destination_namespace="market",destination_service="shop",destination_pod="",process_comm="curl""#;
-            let n = attempts.load(Ordering::Relaxed);
-            let body = format!(
-                "# TYPE internal_tcp_attempts counter\ninternal_tcp_attempts_total{{{labels}}} {n}\n# EOF\n"
-            );
+            let mut body = "# TYPE internal_tcp_attempts counter\n".to_owned();
+            for (i, n) in attempts.iter().enumerate() {
+                let n = n.load(Ordering::Relaxed);
+                let service = format!("destination_namespace=\"market\",destination_service=\"shop{i}\"");
+                let caller = "destination_pod=\"\",process_comm=\"curl\"";
+                writeln!(body, "internal_tcp_attempts_total{{{service},{caller}}} {n}").unwrap();
+            }
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            let _gone = write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
+            let _gone = stream.write_all((head + &body + "# EOF\n").as_bytes());
         }
     });
     port
