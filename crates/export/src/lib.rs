@@ -7,5 +7,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod network;
+pub mod node;
 pub mod snapshot;
+mod stream;
 mod text;
