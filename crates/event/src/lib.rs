@@ -8,6 +8,6 @@ pub mod connection;
 pub mod exchange;
 pub mod request;
 
+pub use application::{Application, Tls, TlsVersion, Transport};
 pub use attempt::{Attempt, AttemptEnd, Caller, Outcome};
 pub use exchange::{Exchange, HttpVersion};
-pub use application::{Application, Tls, TlsVersion, Transport};

@@ -180,7 +180,9 @@ pub(super) fn protocol_name(text: &[u8]) -> Option<Arc<str>> {
 
 /// A content type of gRPC: `application/grpc`, `application/grpc+proto`, `application/grpc-web` …
 pub(super) fn is_grpc(content_type: &[u8]) -> bool {
-    let front = content_type.split_at_checked(16).filter(|(front, _)| front.eq_ignore_ascii_case(b"application/grpc"));
+    let front = content_type
+        .split_at_checked(16)
+        .filter(|(front, _)| front.eq_ignore_ascii_case(b"application/grpc"));
     front.is_some_and(|(_, rest)| !rest.first().is_some_and(u8::is_ascii_alphanumeric))
 }
 

@@ -16,6 +16,28 @@ const HEADERS_MAX: usize = 128;
 /// Longest method taken for one; the longest registered has 17.
 const METHOD_MAX: usize = 32;
 
+/// Methods that a request is found by in a search: those of HTTP, and WebDAV's. None is the end of another.
+const KNOWN: [&[u8]; 18] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"PATCH ",
+    b"OPTIONS ",
+    b"CONNECT ",
+    b"TRACE ",
+    b"PROPFIND ",
+    b"PROPPATCH ",
+    b"MKCOL ",
+    b"COPY ",
+    b"MOVE ",
+    b"LOCK ",
+    b"UNLOCK ",
+    b"REPORT ",
+    b"SEARCH ",
+];
+
 /// A request's head.
 #[derive(Debug)]
 pub(super) struct RequestHead {
@@ -139,6 +161,11 @@ impl Head for RequestHead {
         if versioned.is_some_and(|target| !target.is_empty()) { Looks::Sure } else { Looks::No }
     }
 
+    fn begins(bytes: &[u8]) -> Looks {
+        let known = KNOWN.iter().any(|known| known.starts_with(bytes) || bytes.starts_with(known));
+        if known { Self::looks(bytes) } else { Looks::No }
+    }
+
     fn parse(bytes: &[u8], cx: &mut Context<'_>) -> Parsed<Self> {
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let mut request = Request::new(&mut []);
@@ -147,7 +174,9 @@ impl Head for RequestHead {
                 Some(head) => Parsed::Whole(head, len),
                 None => Parsed::Bad,
             },
-            Ok(Status::Partial) if request.method.is_some_and(|method| method.len() > METHOD_MAX) => Parsed::Bad,
+            Ok(Status::Partial) if request.method.is_some_and(|method| method.len() > METHOD_MAX) => {
+                Parsed::Bad
+            }
             Ok(Status::Partial) if Self::looks(bytes) == Looks::No => Parsed::Bad,
             Ok(Status::Partial) => Parsed::More,
             Err(Error::TooManyHeaders) => too_many(bytes, cx),

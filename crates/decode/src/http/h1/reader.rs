@@ -32,6 +32,10 @@ pub(super) enum Parsed<H> {
 /// The head of a request or of a response.
 pub(super) trait Head: Sized {
     fn looks(bytes: &[u8]) -> Looks;
+    /// The same in a search, where only the well-known counts: the end of a head that was cut must not pass for one.
+    fn begins(bytes: &[u8]) -> Looks {
+        Self::looks(bytes)
+    }
     fn parse(bytes: &[u8], cx: &mut Context<'_>) -> Parsed<Self>;
     /// From the beginning of a head whose end was not seen.
     fn cut(bytes: &[u8], cx: &mut Context<'_>) -> Option<Self>;
@@ -56,9 +60,17 @@ enum State {
     /// Within a chunk; its CRLF is counted in.
     Chunk(u64),
     /// Within the line of a chunk's size.
-    Size { size: u64, digits: u8, done: bool, line: u32 },
+    Size {
+        size: u64,
+        digits: u8,
+        done: bool,
+        line: u32,
+    },
     /// Within the lines behind the last chunk.
-    Trailers { blank: bool, all: u32 },
+    Trailers {
+        blank: bool,
+        all: u32,
+    },
     UntilClose,
     /// Where messages begin is not known.
     Lost,
@@ -100,7 +112,16 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(lost: bool) -> Self {
         let state = if lost { State::Lost } else { State::Head };
-        Self { state, kept: Vec::new(), line_seen: false, unsure: false, peek: false, taken: 0, start: 0, began_ns: 0 }
+        Self {
+            state,
+            kept: Vec::new(),
+            line_seen: false,
+            unsure: false,
+            peek: false,
+            taken: 0,
+            start: 0,
+            began_ns: 0,
+        }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -110,6 +131,16 @@ impl Reader {
     /// Between two messages.
     pub(super) fn at_boundary(&self) -> bool {
         self.state == State::Head && self.kept.is_empty()
+    }
+
+    /// A head is being put together.
+    pub(super) fn within_head(&self) -> bool {
+        self.state == State::Head && !self.kept.is_empty()
+    }
+
+    /// A body goes on.
+    pub(super) fn in_body(&self) -> bool {
+        !matches!(self.state, State::Head | State::Lost)
     }
 
     pub(super) fn lost(&self) -> bool {
@@ -159,7 +190,7 @@ impl Reader {
                 State::Head => return self.head(bytes, at_ns, cx),
                 State::Lost => {
                     // Elsewhere than at the beginning of a call, anybody's body may say such things.
-                    if !call_start || H::looks(bytes) == Looks::No {
+                    if !call_start || H::begins(bytes) == Looks::No {
                         self.take(bytes, bytes.len());
                         return Step::Skipped;
                     }
@@ -225,7 +256,12 @@ impl Reader {
                 Hole::Harmless
             }
             State::Head if !self.kept.is_empty() => Hole::WithinHead,
-            _ => {
+            State::Head
+            | State::Length(_)
+            | State::Chunk(_)
+            | State::Size { .. }
+            | State::Trailers { .. }
+            | State::Lost => {
                 self.lose();
                 Hole::Lost
             }
@@ -272,9 +308,11 @@ impl Reader {
         let Some(end) = end_of_head(&self.kept, before.saturating_sub(3)) else {
             self.take(bytes, room);
             // Looked at while it is short, and once more when its first line is there: not for each byte.
-            let line_ends = !self.line_seen && memchr(b'\n', self.kept.get(before..).unwrap_or_default()).is_some();
+            let line_ends =
+                !self.line_seen && memchr(b'\n', self.kept.get(before..).unwrap_or_default()).is_some();
             self.line_seen |= line_ends;
-            if (line_ends || self.kept.len() <= 64) && H::looks(&self.kept) == Looks::No {
+            let looks = if self.unsure { H::begins } else { H::looks };
+            if (line_ends || self.kept.len() <= 64) && looks(&self.kept) == Looks::No {
                 return self.bad(bytes);
             }
             if self.kept.len() < HEAD_MAX {

@@ -15,7 +15,9 @@ use gatewatch_event::Exchange;
 
 use super::{Direction, Part, decoder::Context};
 use crate::protocol::bytes::Bytes;
-use frames::{ACK, CONTINUATION, DATA, Frame, Frames, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Step};
+use frames::{
+    ACK, CONTINUATION, DATA, Frame, Frames, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Step,
+};
 use streams::Streams;
 use table::{Fields, Table};
 

@@ -77,8 +77,9 @@ fn fixed(index: usize) -> (Name, &'static [u8], usize) {
 
 /// Lengths of the names in the static table; its first place is 1.
 const OTHER_NAMES: [u8; 62] = [
-    0, 10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16, 13, 12,
-    6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
+    0, 10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16,
+    13, 12, 6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4,
+    3, 16,
 ];
 const FIXED: usize = OTHER_NAMES.len() - 1;
 
@@ -194,8 +195,6 @@ pub(super) struct Table {
     entries: VecDeque<Entry>,
     size: usize,
     max: usize,
-    /// What the other side allows.
-    allowed: usize,
     held: usize,
 }
 
@@ -203,7 +202,7 @@ impl Table {
     /// `mid`: it may have any size by now.
     pub(super) fn new(mid: bool) -> Self {
         let max = if mid { SIZE_MAX } else { SIZE };
-        Self { entries: VecDeque::new(), size: 0, max, allowed: SIZE, held: 0 }
+        Self { entries: VecDeque::new(), size: 0, max, held: 0 }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -219,7 +218,6 @@ impl Table {
     /// The decoding side allows a table of this size. The encoder says itself when it takes it; should it not, what
     /// is kept too long does no harm.
     pub(super) fn allow(&mut self, size: usize) {
-        self.allowed = size;
         self.max = self.max.max(size).min(SIZE_MAX);
     }
 
@@ -316,6 +314,11 @@ impl Table {
             self.size -= entry.size;
             self.held -= entry.field.held();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bound(&mut self, max: usize) {
+        self.max = max;
     }
 
     #[cfg(test)]

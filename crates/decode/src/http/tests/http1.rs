@@ -32,7 +32,10 @@ fn a_request_and_its_answer() {
 fn all_ways_a_body_ends() {
     let told = exchanges(&[
         client(1, "GET /chunked HTTP/1.1\r\n\r\n"),
-        server(2, "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n4\r\nwxyz\r\n00A;x=\"1\"\r\n0123456789\r\n"),
+        server(
+            2,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n4\r\nwxyz\r\n00A;x=\"1\"\r\n0123456789\r\n",
+        ),
         server(3, "0\r\nX-Trailer: a\r\n\r\n"),
         client(4, "HEAD /head HTTP/1.1\r\n\r\n"),
         server(5, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),
@@ -41,7 +44,10 @@ fn all_ways_a_body_ends() {
         client(8, "DELETE /gone HTTP/1.1\r\n\r\n"),
         server(9, "HTTP/1.1 204 No Content\r\n\r\n"),
         client(10, "PUT /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
-        server(11, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200\r\nContent-Length: 0, 0\r\n\r\n"),
+        server(
+            11,
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200\r\nContent-Length: 0, 0\r\n\r\n",
+        ),
         client(12, "\r\n\r\nGET /old HTTP/1.0\r\n\r\n"),
         server(13, "HTTP/1.0 200 OK\r\n\r\nuntil"),
         server(14, "close"),
@@ -63,7 +69,10 @@ fn all_ways_a_body_ends() {
 #[test]
 fn pipelines_are_answered_in_order() {
     let told = exchanges(&[
-        client(1, "GET /1 HTTP/1.1\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /3 HTTP/1.1\r\n\r\n"),
+        client(
+            1,
+            "GET /1 HTTP/1.1\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /3 HTTP/1.1\r\n\r\n",
+        ),
         server(2, "HTTP/1.1 201 A\r\nContent-Length: 1\r\n\r\naHTTP/1.1 202 B\r\nContent-Length: 0\r\n\r\n"),
         client(3, "HEAD /4 HTTP/1.1\r\n\r\n"),
         server(4, "HTTP/1.1 203 C\r\nContent-Length: 1\r\n\r\ncHTTP/1.1 204 D\r\n\r\n"),
@@ -158,8 +167,14 @@ fn heads_beyond_what_is_kept() {
     let many = format!("GET /many HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(500));
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     for size in [usize::MAX, 4096, 1000] {
-        let talk =
-            [client(1, &long), server(2, ok), client(3, "GET /2 HTTP/1.1\r\n\r\n"), server(4, ok), client(5, &many), server(6, ok)];
+        let talk = [
+            client(1, &long),
+            server(2, ok),
+            client(3, "GET /2 HTTP/1.1\r\n\r\n"),
+            server(4, ok),
+            client(5, &many),
+            server(6, ok),
+        ];
         let (told, counts) = told(Side::Server, false, &talk, size);
         assert!(short(&told)[0].starts_with("GET /long 200"), "{size}: {:?}", short(&told));
         assert!(short(&told)[1..].contains(&"GET /2 200".to_owned()), "{size}: {:?}", short(&told));
@@ -170,7 +185,9 @@ fn heads_beyond_what_is_kept() {
 
 #[test]
 fn what_is_no_http_is_left_alone() {
-    for bytes in [&b"*1\r\n$4\r\nPING\r\n"[..], b"get key\r\n", b"\x00\x00\x01\x02", b"SSH-2.0-x\r\n", b"EHLO x\r\n"] {
+    for bytes in
+        [&b"*1\r\n$4\r\nPING\r\n"[..], b"get key\r\n", b"\x00\x00\x01\x02", b"SSH-2.0-x\r\n", b"EHLO x\r\n"]
+    {
         for size in [usize::MAX, 1] {
             let mut feeder = Feeder::new(Side::Server, false);
             for bytes in bytes.chunks(size) {
@@ -180,4 +197,21 @@ fn what_is_no_http_is_left_alone() {
             assert_eq!(feeder.close(2).0, []);
         }
     }
+}
+
+#[test]
+fn half_a_request_gets_its_answer() {
+    let mut feeder = Feeder::new(Side::Client, false);
+    feeder.say(&client(4, "GET /1 HTTP/1.1\r\n\r\n"));
+    feeder.say(&server(5, "HTTP/1.1 201 A\r\nContent-Length: 1\r\n\r\na"));
+    feeder.lose(true, 10);
+    feeder.say(&client(8, "xxxxxx"));
+    feeder.say(&client(10, "PUT /2 HTTP/1.1\r\nTransfer-Enco"));
+    feeder.lose(true, 10);
+    feeder.say(&server(12, "HTTP/1.1 202 A\r\nContent-Length: 1\r\n\r\na"));
+    feeder.say(&client(14, "GET /3 HTTP/1.1\r\n\r\n"));
+    feeder.say(&server(15, "HTTP/1.1 203 A\r\nContent-Length: 1\r\n\r\na"));
+    let (told, counts) = feeder.close(30);
+    assert_eq!(short(&told), ["GET /1 201", "PUT /2 202 partial", "GET /3 203"]);
+    assert_eq!((counts.holes, counts.skipped_bytes, counts.orphans), (2, 6, 0));
 }
