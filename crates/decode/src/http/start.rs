@@ -131,7 +131,12 @@ impl Start {
             Front::Http2Client if may_ask => Found::Http2(Some(direction), false, kept(self)),
             Front::Http2Server if may_answer => Found::Http2(Some(direction.other()), false, kept(self)),
             Front::Tls => Found::Tls(kept(self)),
-            _ => Found::Foreign,
+            Front::More
+            | Front::Request
+            | Front::Response
+            | Front::Http2Client
+            | Front::Http2Server
+            | Front::No => Found::Foreign,
         }
     }
 
@@ -164,13 +169,11 @@ impl Start {
             if h2::at_boundary(part.bytes, part.wire_len) {
                 return Found::Http2(asks, true, kept());
             }
-            if self.trial.is_none() {
-                let asks = asks.or_else(|| {
-                    let asks = h1::looks_like_request(part.bytes) == Looks::Sure;
-                    let answers = h1::looks_like_response(part.bytes) == Looks::Sure;
-                    asks.then_some(direction).or(answers.then_some(direction.other()))
-                });
-                self.trial = asks.map(|asks| (Box::new(Http1::new(true)), asks));
+            // A guess that leads to nothing gives way to the opposite one.
+            if let Some(guess) = asks.or_else(|| guess_of(direction, part.bytes))
+                && self.trial.as_ref().is_none_or(|(trial, asks)| *asks != guess && !trial.within_head())
+            {
+                self.trial = Some((Box::new(Http1::new(true)), guess));
             }
         }
         let Some((mut http1, asks)) = self.trial.take() else { return Found::Undecided };
@@ -181,6 +184,14 @@ impl Start {
         self.trial = Some((http1, asks));
         Found::Undecided
     }
+}
+
+/// The direction of requests, if a call's first bytes suggest one.
+fn guess_of(direction: Direction, bytes: &[u8]) -> Option<Direction> {
+    if h1::begins_request(bytes) != Looks::No {
+        return Some(direction);
+    }
+    (h1::looks_like_response(bytes) != Looks::No).then_some(direction.other())
 }
 
 fn front_of(bytes: &[u8], wire_len: usize) -> Front {

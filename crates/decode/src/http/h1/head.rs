@@ -16,6 +16,28 @@ const HEADERS_MAX: usize = 128;
 /// Longest method taken for one; the longest registered has 17.
 const METHOD_MAX: usize = 32;
 
+/// Methods that a request is found by in a search: those of HTTP, and WebDAV's. None is the end of another.
+const KNOWN: [&[u8]; 18] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"PATCH ",
+    b"OPTIONS ",
+    b"CONNECT ",
+    b"TRACE ",
+    b"PROPFIND ",
+    b"PROPPATCH ",
+    b"MKCOL ",
+    b"COPY ",
+    b"MOVE ",
+    b"LOCK ",
+    b"UNLOCK ",
+    b"REPORT ",
+    b"SEARCH ",
+];
+
 /// A request's head.
 #[derive(Debug)]
 pub(super) struct RequestHead {
@@ -137,6 +159,11 @@ impl Head for RequestHead {
         let line = rest.get(..line_end).unwrap_or_default().trim_ascii_end();
         let versioned = line.strip_suffix(b" HTTP/1.1").or(line.strip_suffix(b" HTTP/1.0"));
         if versioned.is_some_and(|target| !target.is_empty()) { Looks::Sure } else { Looks::No }
+    }
+
+    fn begins(bytes: &[u8]) -> Looks {
+        let known = KNOWN.iter().any(|known| known.starts_with(bytes) || bytes.starts_with(known));
+        if known { Self::looks(bytes) } else { Looks::No }
     }
 
     fn parse(bytes: &[u8], cx: &mut Context<'_>) -> Parsed<Self> {

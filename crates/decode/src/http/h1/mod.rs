@@ -34,7 +34,7 @@ use pair::{Answer, Reading, Waiting};
 use reader::{Framing, Head, Hole, Reader, Step};
 
 /// Bytes and pieces of answers that wait for their request's report.
-const EARLY_MAX: (usize, usize) = (8 << 10, 32);
+const EARLY_MAX: (usize, usize) = (16 << 10, 64);
 /// Requests that wait for answers; more are handed out without.
 const WAITING_MAX: usize = 1024;
 
@@ -81,6 +81,7 @@ pub(super) struct Http1 {
     turn: u32,
     /// Answers came since the latest request.
     answered_since: bool,
+    last_answer_ns: u64,
     pipelines: bool,
     rolls: bool,
 }
@@ -104,6 +105,7 @@ impl Http1 {
             unpaired: 0,
             turn: 0,
             answered_since: false,
+            last_answer_ns: 0,
             pipelines: false,
             rolls: false,
         }
@@ -112,6 +114,11 @@ impl Http1 {
     /// A head was seen: it is HTTP/1.
     pub(super) fn synced(&self) -> bool {
         self.synced
+    }
+
+    /// A head is being put together.
+    pub(super) fn within_head(&self) -> bool {
+        self.requests.within_head() || self.responses.within_head()
     }
 
     /// Bytes held, roughly.
@@ -139,7 +146,13 @@ impl Http1 {
             if self.keep_early(part) {
                 return After::Http1;
             }
-            // Too much for one that is only a little early: its request was lost.
+            // Too much for one that is only a little early: its request was lost, or the end of its head.
+            if self.requests.within_head()
+                && let Some(head) = self.requests.cut(cx)
+            {
+                self.request(head, cx, out);
+                self.lose_requests(cx, out);
+            }
             let after = self.release_early(u64::MAX, cx, out);
             if !matches!(after, After::Http1) {
                 return after;
@@ -159,11 +172,13 @@ impl Http1 {
                 Hole::Harmless => {}
                 Hole::End => self.request_ends(),
                 Hole::WithinHead => {
-                    let head = self.requests.cut(cx);
-                    if let Some(head) = head {
+                    // Answers that came before it are not its own.
+                    let after = self.release_early(self.requests.began_ns, cx, out);
+                    if let Some(head) = self.requests.cut(cx) {
                         self.request(head, cx, out);
                     }
                     self.lose_requests(cx, out);
+                    return after;
                 }
                 Hole::Lost => self.lose_requests(cx, out),
             }
@@ -205,6 +220,9 @@ impl Http1 {
             }
             call_start = false;
         }
+        if self.requests.in_body() {
+            return After::Http1;
+        }
         self.release_asked_for(cx, out)
     }
 
@@ -215,6 +233,7 @@ impl Http1 {
         out: &mut impl FnMut(Exchange),
     ) -> After {
         self.answered_since = true;
+        self.last_answer_ns = part.at_ns;
         if let Some(answer) = &mut self.answer {
             answer.last_ns = part.at_ns;
         }
@@ -273,9 +292,10 @@ impl Http1 {
 
     /// What comes is an answer that nobody has asked for, as far as was told.
     fn is_early(&self) -> bool {
-        let in_step =
-            !self.requests_lost && !self.answers_lost && !self.astray && self.responses.at_boundary();
-        self.waiting.is_empty() && self.answer.is_none() && in_step
+        let in_step = self.responses.at_boundary() && !self.answers_lost && !self.astray;
+        let nobody = self.waiting.is_empty() && self.answer.is_none() && !self.responses.within_head();
+        // Where half a request is there, the rest is late, or lost.
+        nobody && (in_step && !self.requests_lost || self.requests.within_head())
     }
 
     fn keep_early(&mut self, part: &Part<'_>) -> bool {
@@ -328,8 +348,8 @@ impl Http1 {
     }
 }
 
-pub(super) fn looks_like_request(bytes: &[u8]) -> Looks {
-    RequestHead::looks(bytes)
+pub(super) fn begins_request(bytes: &[u8]) -> Looks {
+    RequestHead::begins(bytes)
 }
 
 pub(super) fn looks_like_response(bytes: &[u8]) -> Looks {

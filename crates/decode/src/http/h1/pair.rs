@@ -78,12 +78,15 @@ impl Http1 {
         out: &mut impl FnMut(Exchange),
     ) {
         let began_ns = self.requests.began_ns;
-        let after_hole = std::mem::take(&mut self.requests_lost);
         self.synced = true;
-        if std::mem::take(&mut self.answered_since) || self.waiting.is_empty() {
+        if (self.answered_since || self.waiting.is_empty()) && self.last_answer_ns <= began_ns {
+            self.answered_since = false;
             self.begin_turn(began_ns, cx, out);
         }
-        if !after_hole {
+        let after_hole = std::mem::take(&mut self.requests_lost);
+        if after_hole {
+            self.doubt(cx, out);
+        } else {
             self.confirm(cx, out);
         }
         if self.waiting.len() >= WAITING_MAX {
@@ -117,6 +120,9 @@ impl Http1 {
     /// A request follows an answer: see the module's head.
     fn begin_turn(&mut self, at_ns: u64, cx: &mut Context<'_>, out: &mut impl FnMut(Exchange)) {
         self.turn = self.turn.wrapping_add(1);
+        if self.astray || self.answers_lost {
+            self.cut_answer(at_ns, cx, out);
+        }
         if let Some(answer) = self.answer.take_if(|answer| answer.open_ended) {
             let (last_ns, end) = (answer.last_ns, self.responses.taken);
             self.finish(answer, last_ns, end, cx, out);
@@ -128,6 +134,15 @@ impl Http1 {
         if self.responses.until_close() {
             // It was no such body after all, if an answer follows.
             self.responses.expect_head();
+        }
+    }
+
+    /// An answer's head whose end will not come tells its status all the same.
+    fn cut_answer(&mut self, at_ns: u64, cx: &mut Context<'_>, out: &mut impl FnMut(Exchange)) {
+        if self.responses.within_head()
+            && let Some(head) = self.responses.cut(cx)
+        {
+            let _over_anyway = self.response(head, at_ns, cx, out);
         }
     }
 
@@ -218,6 +233,14 @@ impl Http1 {
                 waiting.expects = false;
             }
             return After::Http1;
+        }
+        if self.answers_lost && self.requests.within_head() && self.requests.began_ns <= began_ns {
+            // The latest request is not all there. Whether further ones came behind it, nobody knows.
+            if let Some(head) = self.requests.cut(cx) {
+                self.request(head, cx, out);
+            }
+            self.lose_requests(cx, out);
+            self.answers_lost = true;
         }
         let (of, deferred) = self.match_up(began_ns, at_ns, cx, out);
         let asked = if let Of::Request(waiting) = &of { Some(waiting) } else { None };
@@ -390,7 +413,8 @@ impl Http1 {
             self.reading = Reading::Gone;
         }
         cx.counts().unpaired += answers.min(requests) as u64;
-        for _ in requests..answers {
+        // Whoever rolls on gets answers to requests that were handed out already.
+        for _ in requests..if self.rolls { 0 } else { answers } {
             cx.counts().orphans += 1;
             hand_out(Exchange { ended_ns: at_ns, partial: true, ..Exchange::default() }, cx, out);
         }
@@ -403,7 +427,8 @@ impl Http1 {
         cx: &mut Context<'_>,
         out: &mut impl FnMut(Exchange),
     ) {
-        let _whatever = self.release_early(u64::MAX, cx, out);
+        let _over_anyway = self.release_early(u64::MAX, cx, out);
+        self.cut_answer(at_ns, cx, out);
         // Nothing shows any more that it was right.
         self.doubt(cx, out);
         if let Some(answer) = self.answer.take() {

@@ -32,6 +32,10 @@ pub(super) enum Parsed<H> {
 /// The head of a request or of a response.
 pub(super) trait Head: Sized {
     fn looks(bytes: &[u8]) -> Looks;
+    /// The same in a search, where only the well-known counts: the end of a head that was cut must not pass for one.
+    fn begins(bytes: &[u8]) -> Looks {
+        Self::looks(bytes)
+    }
     fn parse(bytes: &[u8], cx: &mut Context<'_>) -> Parsed<Self>;
     /// From the beginning of a head whose end was not seen.
     fn cut(bytes: &[u8], cx: &mut Context<'_>) -> Option<Self>;
@@ -129,6 +133,16 @@ impl Reader {
         self.state == State::Head && self.kept.is_empty()
     }
 
+    /// A head is being put together.
+    pub(super) fn within_head(&self) -> bool {
+        self.state == State::Head && !self.kept.is_empty()
+    }
+
+    /// A body goes on.
+    pub(super) fn in_body(&self) -> bool {
+        !matches!(self.state, State::Head | State::Lost)
+    }
+
     pub(super) fn lost(&self) -> bool {
         self.state == State::Lost
     }
@@ -176,7 +190,7 @@ impl Reader {
                 State::Head => return self.head(bytes, at_ns, cx),
                 State::Lost => {
                     // Elsewhere than at the beginning of a call, anybody's body may say such things.
-                    if !call_start || H::looks(bytes) == Looks::No {
+                    if !call_start || H::begins(bytes) == Looks::No {
                         self.take(bytes, bytes.len());
                         return Step::Skipped;
                     }
@@ -242,7 +256,12 @@ impl Reader {
                 Hole::Harmless
             }
             State::Head if !self.kept.is_empty() => Hole::WithinHead,
-            _ => {
+            State::Head
+            | State::Length(_)
+            | State::Chunk(_)
+            | State::Size { .. }
+            | State::Trailers { .. }
+            | State::Lost => {
                 self.lose();
                 Hole::Lost
             }
@@ -292,7 +311,8 @@ impl Reader {
             let line_ends =
                 !self.line_seen && memchr(b'\n', self.kept.get(before..).unwrap_or_default()).is_some();
             self.line_seen |= line_ends;
-            if (line_ends || self.kept.len() <= 64) && H::looks(&self.kept) == Looks::No {
+            let looks = if self.unsure { H::begins } else { H::looks };
+            if (line_ends || self.kept.len() <= 64) && looks(&self.kept) == Looks::No {
                 return self.bad(bytes);
             }
             if self.kept.len() < HEAD_MAX {

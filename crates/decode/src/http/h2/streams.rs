@@ -1,5 +1,7 @@
 //! The streams of a connection: each one request and its answer.
 
+use std::collections::VecDeque;
+
 use gatewatch_event::{Exchange, HttpVersion, request::Method};
 
 use super::{Role, SILENT_NS, frames::Frame, table::Fields};
@@ -7,6 +9,9 @@ use crate::http::{decoder::Context, hand_out};
 
 /// Streams kept of one connection; when there are more, the oldest is handed out.
 pub(super) const STREAMS_MAX: usize = 4096;
+
+/// Stretches of lost requests remembered.
+const MISSING_MAX: usize = 32;
 
 #[derive(Debug)]
 struct Stream {
@@ -40,11 +45,20 @@ pub(super) struct Streams {
     requests_lost: bool,
     /// When answers may have been lost.
     answers_lost_ns: Option<u64>,
+    /// Numbers whose requests were lost, first and last: their answers are told of nevertheless.
+    missing: VecDeque<(u32, u32)>,
 }
 
 impl Streams {
     pub(super) fn new(mid: bool) -> Self {
-        Self { open: Vec::new(), last: 0, unasked: 0, requests_lost: mid, answers_lost_ns: None }
+        Self {
+            open: Vec::new(),
+            last: 0,
+            unasked: 0,
+            requests_lost: mid,
+            answers_lost_ns: None,
+            missing: VecDeque::new(),
+        }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -71,7 +85,7 @@ impl Streams {
         out: &mut impl FnMut(Exchange),
     ) {
         // Streams with even numbers are pushed.
-        if head.stream % 2 == 0 {
+        if head.stream.is_multiple_of(2) {
             return;
         }
         if head.stream <= self.last {
@@ -82,8 +96,13 @@ impl Streams {
             }
             return;
         }
+        if std::mem::take(&mut self.requests_lost) && head.stream - self.last > 2 {
+            if self.missing.len() >= MISSING_MAX {
+                self.missing.pop_front();
+            }
+            self.missing.push_back((self.last + 1, head.stream - 1));
+        }
         self.last = head.stream;
-        self.requests_lost = false;
         if self.unasked > 0 {
             self.give_up_unasked(head.stream, cx, out);
         }
@@ -124,12 +143,16 @@ impl Streams {
         cx: &mut Context<'_>,
         out: &mut impl FnMut(Exchange),
     ) {
-        if head.stream % 2 == 0 {
+        if head.stream.is_multiple_of(2) {
             return;
         }
         let known = self.find(head.stream).is_ok();
         if !known && head.stream <= self.last {
-            return;
+            // Of a stream that is over, or whose request was lost; trailers have no status.
+            let is = |(first, last): &(u32, u32)| (*first..=*last).contains(&head.stream);
+            if fields.status.is_none() || !self.missing.iter().any(is) {
+                return;
+            }
         }
         let at = self.place(head.stream, at_ns, cx, out);
         let Some((_, stream)) = self.open.get_mut(at) else { return };
@@ -238,7 +261,7 @@ impl Streams {
 
     fn answer_ends(&mut self, at: usize, at_ns: u64, cx: &mut Context<'_>, out: &mut impl FnMut(Exchange)) {
         let Some((id, stream)) = self.open.get_mut(at) else { return };
-        if !stream.asked && !self.requests_lost {
+        if !stream.asked && !self.requests_lost && *id > self.last {
             // Its request will be told of, or one with a higher number.
             stream.ended = true;
             stream.exchange.ended_ns = at_ns;

@@ -195,8 +195,6 @@ pub(super) struct Table {
     entries: VecDeque<Entry>,
     size: usize,
     max: usize,
-    /// What the other side allows.
-    allowed: usize,
     held: usize,
 }
 
@@ -204,7 +202,7 @@ impl Table {
     /// `mid`: it may have any size by now.
     pub(super) fn new(mid: bool) -> Self {
         let max = if mid { SIZE_MAX } else { SIZE };
-        Self { entries: VecDeque::new(), size: 0, max, allowed: SIZE, held: 0 }
+        Self { entries: VecDeque::new(), size: 0, max, held: 0 }
     }
 
     pub(super) fn held(&self) -> usize {
@@ -220,7 +218,6 @@ impl Table {
     /// The decoding side allows a table of this size. The encoder says itself when it takes it; should it not, what
     /// is kept too long does no harm.
     pub(super) fn allow(&mut self, size: usize) {
-        self.allowed = size;
         self.max = self.max.max(size).min(SIZE_MAX);
     }
 
@@ -317,6 +314,11 @@ impl Table {
             self.size -= entry.size;
             self.held -= entry.field.held();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bound(&mut self, max: usize) {
+        self.max = max;
     }
 
     #[cfg(test)]

@@ -198,3 +198,20 @@ fn what_is_no_http_is_left_alone() {
         }
     }
 }
+
+#[test]
+fn half_a_request_gets_its_answer() {
+    let mut feeder = Feeder::new(Side::Client, false);
+    feeder.say(&client(4, "GET /1 HTTP/1.1\r\n\r\n"));
+    feeder.say(&server(5, "HTTP/1.1 201 A\r\nContent-Length: 1\r\n\r\na"));
+    feeder.lose(true, 10);
+    feeder.say(&client(8, "xxxxxx"));
+    feeder.say(&client(10, "PUT /2 HTTP/1.1\r\nTransfer-Enco"));
+    feeder.lose(true, 10);
+    feeder.say(&server(12, "HTTP/1.1 202 A\r\nContent-Length: 1\r\n\r\na"));
+    feeder.say(&client(14, "GET /3 HTTP/1.1\r\n\r\n"));
+    feeder.say(&server(15, "HTTP/1.1 203 A\r\nContent-Length: 1\r\n\r\na"));
+    let (told, counts) = feeder.close(30);
+    assert_eq!(short(&told), ["GET /1 201", "PUT /2 202 partial", "GET /3 203"]);
+    assert_eq!((counts.holes, counts.skipped_bytes, counts.orphans), (2, 6, 0));
+}

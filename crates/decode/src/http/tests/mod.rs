@@ -2,6 +2,7 @@
 
 mod http1;
 mod http2;
+mod model;
 mod start;
 
 use gatewatch_event::Exchange;
