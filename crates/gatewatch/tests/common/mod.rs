@@ -23,6 +23,7 @@ use std::{
 };
 
 pub mod net;
+pub mod pieces;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
