@@ -16,7 +16,7 @@
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
     unsigned long di, si, dx, cx, ax, sp, ip;
-    unsigned long bx, r14;
+    unsigned long bx, r10, r14;
     unsigned long orig_ax;
 } RELOCATED;
 #elif defined(__TARGET_ARCH_arm64)
@@ -55,11 +55,19 @@ struct pid {
     struct upid numbers[];
 } RELOCATED;
 
+struct net;
+
+struct nsproxy {
+    struct net *net_ns;
+} RELOCATED;
+
 struct task_struct {
     struct thread_info thread_info;
     int pid;
     int tgid;
     struct pid *thread_pid;
+    struct nsproxy *nsproxy;
+    struct css_set *cgroups;
     struct task_struct *group_leader;
     struct files_struct *files;
     char comm[16];
@@ -68,10 +76,6 @@ struct task_struct {
 typedef struct {
     struct net *net;
 } possible_net_t;
-
-typedef struct {
-    __s64 counter;
-} atomic64_t;
 
 struct net {
     struct ns_common ns;
@@ -85,6 +89,10 @@ struct net_device {
 struct in6_addr_kernel {
     __u8 bytes[16];
 };
+
+typedef struct {
+    __s64 counter;
+} atomic64_t;
 
 struct sock_common {
     __be32 skc_daddr;
@@ -107,11 +115,16 @@ struct cgroup {
     struct kernfs_node *kn;
 } RELOCATED;
 
+struct css_set {
+    struct cgroup *dfl_cgrp; /* in the unified hierarchy */
+} RELOCATED;
+
 struct sock_cgroup_data {
     struct cgroup *cgroup;
 } RELOCATED;
 
 struct inode {
+    __u16 i_mode;
     unsigned long i_ino;
 } RELOCATED;
 
@@ -160,6 +173,7 @@ struct tcp_sock {
     __u64 bytes_acked;
     __u32 copied_seq, rcv_nxt;
     __u32 write_seq, snd_nxt, snd_una;
+    __u64 tcp_wstamp_ns; /* when the last packet left, CLOCK_MONOTONIC */
     __u32 srtt_us;
     __u32 total_retrans;
 } RELOCATED;
