@@ -16,7 +16,7 @@
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
     unsigned long di, si, dx, cx, ax, sp, ip;
-    unsigned long bx, r14;
+    unsigned long bx, r10, r14;
     unsigned long orig_ax;
 } RELOCATED;
 #elif defined(__TARGET_ARCH_arm64)
@@ -124,6 +124,7 @@ struct sock_cgroup_data {
 } RELOCATED;
 
 struct inode {
+    __u16 i_mode;
     unsigned long i_ino;
 } RELOCATED;
 
@@ -172,6 +173,7 @@ struct tcp_sock {
     __u64 bytes_acked;
     __u32 copied_seq, rcv_nxt;
     __u32 write_seq, snd_nxt, snd_una;
+    __u64 tcp_wstamp_ns; /* when the last packet left, CLOCK_MONOTONIC */
     __u32 srtt_us;
     __u32 total_retrans;
 } RELOCATED;

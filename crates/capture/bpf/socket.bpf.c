@@ -39,9 +39,11 @@ struct socket_state {
     __u64 cookie;
     __u64 met_ns;
     __u32 sequence[2]; /* where the talk stands, as the socket counts it: modulo 2^32 */
-    __u8 messages;     /* moved by calls that take several messages */
+    __u32 pid;         /* who moved the last piece, and its name */
+    char comm[16];
+    __u8 messages; /* moved by calls that take several messages */
     __u8 ended;
-    __u8 pad[6];
+    __u8 pad[2];
 };
 
 struct {
@@ -83,6 +85,14 @@ struct {
     __type(value, struct scratch);
     __uint(max_entries, 2);
 } socket_scratch SEC(".maps");
+
+/* As many, for what went through them. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __type(key, __u32);
+    __type(value, struct socket_account);
+    __uint(max_entries, 2);
+} socket_accounts SEC(".maps");
 
 static __always_inline void tally(__u32 which, __u64 by) {
     __u64 *count = bpf_map_lookup_elem(&socket_tallies, &which);
@@ -161,13 +171,11 @@ static __always_inline void find_ends(struct socket_ends *ends, struct sock *sk)
     }
 }
 
-static __always_inline void describe_caller(struct socket_record *record) {
+static __always_inline void read_comm(char *comm) {
     struct task_struct *task = (void *)bpf_get_current_task_btf();
 
-    record->pid = bpf_get_current_pid_tgid() >> 32;
-    record->cgroup = bpf_get_current_cgroup_id();
-    __builtin_memset(record->comm, 0, sizeof(record->comm));
-    bpf_probe_read_kernel_str(record->comm, sizeof(record->comm), task->group_leader->comm);
+    __builtin_memset(comm, 0, 16);
+    bpf_probe_read_kernel_str(comm, 16, task->group_leader->comm);
 }
 
 static __always_inline __u64 wake_flags(void) {
@@ -285,7 +293,8 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
 
     __u32 row = bpf_get_smp_processor_id() * 2 + direction;
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
-    if (!s)
+    struct socket_account *account = bpf_map_lookup_elem(&socket_accounts, &row);
+    if (!s || !account)
         return 0;
     struct user_buffer buffer;
     __u32 copied = 0, failed = 0;
@@ -346,7 +355,13 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
     record->at_ns = bpf_ktime_get_ns();
     record->ends = state->ends;
     record->flags = c->flags;
-    describe_caller(record);
+    record->cgroup = bpf_get_current_cgroup_id();
+    record->pid = bpf_get_current_pid_tgid() >> 32;
+    if (record->pid != state->pid) {
+        state->pid = record->pid;
+        read_comm(state->comm);
+    }
+    __builtin_memcpy(record->comm, state->comm, sizeof(record->comm));
     record->kind = SOCKET_PIECE;
     record->direction = direction;
     record->length = length;
@@ -369,12 +384,14 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
     barrier_var(size);
     if (size > sizeof(*record) + SOCKET_BYTES_MAX)
         size = sizeof(*record) + SOCKET_BYTES_MAX;
-    if (bpf_ringbuf_output(&socket_records, record, size, wake_flags())) {
+    /* Looking how full the ring is costs as much as a piece's head. */
+    __u64 wake = account->pieces & 15 ? BPF_RB_NO_WAKEUP : wake_flags();
+    if (bpf_ringbuf_output(&socket_records, record, size, wake)) {
         tally(SOCKET_LOST, 1);
         tally(SOCKET_LOST_BYTES, length);
     } else {
-        tally(SOCKET_PIECES, 1);
-        tally(SOCKET_COPIED, copied);
+        account->pieces++;
+        account->copied += copied;
     }
     carry_on(c, direction, shape, length, copied, s->bytes[9]);
     return 0;
@@ -433,6 +450,7 @@ int BPF_PROG(socket_destroyed, struct sock *sk) {
 }
 
 struct socket_types {
+    struct socket_account account;
     struct socket_record record;
     enum socket_record_kind kind;
     enum socket_direction direction;

@@ -49,10 +49,16 @@ struct socket_record {
     char comm[16]; /* of the process, not the thread */
 };
 
+/* What was handed over by way of a row of scratch memory. */
+struct socket_account {
+    __u64 pieces;
+    __u64 copied;
+};
+
 /* Counted per CPU. */
 enum socket_tally {
-    SOCKET_PIECES,     /* handed over */
-    SOCKET_COPIED,     /* bytes handed over */
+    SOCKET_PIECES,     /* handed over; of TLS, for the others see socket_account */
+    SOCKET_COPIED,     /* bytes handed over; likewise */
     SOCKET_LOST,       /* pieces that found no room in the ring */
     SOCKET_LOST_BYTES, /* bytes moved in them */
     SOCKET_LOST_ENDS,  /* ends of connections that found none */

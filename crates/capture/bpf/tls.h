@@ -226,7 +226,9 @@ static __always_inline void told(const struct tls_object_key *key, __u64 buffer,
     head.at_ns = bpf_ktime_get_ns();
     head.ends = object->ends;
     head.flags = c->flags | SOCKET_DECRYPTED | (object->connection ? 0 : SOCKET_NO_SOCKET);
-    describe_caller(&head);
+    head.pid = key->process;
+    head.cgroup = bpf_get_current_cgroup_id();
+    read_comm(head.comm);
     head.kind = SOCKET_PIECE;
     head.direction = direction;
     head.length = length;

@@ -16,13 +16,13 @@ use crate::{
     nginx::{check_rights, run_time},
     ring::{self, Ring},
     skeleton::socket::{SocketSkel, SocketSkelBuilder, types},
-    values::{self, lookup_percpu, map_error, plain, value},
+    values::{self, lookup, lookup_percpu, map_error, plain, value},
     verifier,
 };
 
 use types::{socket_flags as Flags, socket_record as Record, socket_tally as Tally};
 
-plain!(types::socket_record);
+plain!(types::socket_record, types::socket_account);
 
 /// Most bytes copied of one piece.
 pub const BYTES_MAX: usize = 16384;
@@ -237,6 +237,8 @@ impl<'a> Event<'a> {
 pub struct SocketProbe {
     pub(crate) ring: Ring,
     links: Vec<Link>,
+    /// Rows of scratch memory: two for each CPU.
+    rows: u32,
     pub(crate) skel: SocketSkel<'static>,
 }
 
@@ -267,6 +269,7 @@ impl SocketProbe {
         let cpus = libbpf_rs::num_possible_cpus().map_err(load)?;
         let rows = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(2);
         open.maps.socket_scratch.set_max_entries(rows).map_err(load)?;
+        open.maps.socket_accounts.set_max_entries(rows).map_err(load)?;
 
         if kernel::has_uprobe_multi() {
             for program in [
@@ -291,7 +294,7 @@ impl SocketProbe {
                 .map_err(map_error("leave a process out (at most 256 names)"))?;
         }
         let ring = Ring::new(&skel.maps.socket_records).map_err(load)?;
-        Ok(Self { ring, links: Vec::new(), skel })
+        Ok(Self { ring, links: Vec::new(), rows, skel })
     }
 
     /// Begins to look, unless it does.
@@ -347,9 +350,12 @@ impl SocketProbe {
     #[must_use]
     pub fn tallies(&self) -> Tallies {
         let of = |tally: Tally| lookup_percpu::<u64>(&self.skel.maps.socket_tallies, tally.0).iter().sum();
+        let accounts: Vec<types::socket_account> =
+            (0..self.rows).filter_map(|row| lookup(&self.skel.maps.socket_accounts, row)).collect();
         Tallies {
-            pieces: of(Tally::SOCKET_PIECES),
-            copied_bytes: of(Tally::SOCKET_COPIED),
+            pieces: of(Tally::SOCKET_PIECES) + accounts.iter().map(|account| account.pieces).sum::<u64>(),
+            copied_bytes: of(Tally::SOCKET_COPIED)
+                + accounts.iter().map(|account| account.copied).sum::<u64>(),
             lost: of(Tally::SOCKET_LOST),
             lost_bytes: of(Tally::SOCKET_LOST_BYTES),
             lost_ends: of(Tally::SOCKET_LOST_ENDS),

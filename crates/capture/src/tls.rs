@@ -21,6 +21,9 @@ const EXTENDED: u64 = 2;
 
 type Program<'a> = ProgramImpl<'a, libbpf_rs::Mut>;
 
+/// Offset in the file, cookie.
+type Place = (u64, u64);
+
 fn kind(call: Call) -> u64 {
     match call {
         Call::Read | Call::Free | Call::GoRead => 0,
@@ -40,10 +43,10 @@ impl SocketProbe {
         let of = |calls: &[Call]| -> Vec<&Site> {
             file.sites.iter().filter(|site| calls.contains(&site.call)).collect()
         };
-        let entries = |sites: &[&Site]| -> Vec<(u64, u64)> {
+        let entries = |sites: &[&Site]| -> Vec<Place> {
             sites.iter().map(|site| (site.entry, since | kind(site.call))).collect()
         };
-        let returns = |sites: &[&Site]| -> Vec<(u64, u64)> {
+        let returns = |sites: &[&Site]| -> Vec<Place> {
             sites.iter().flat_map(|site| &site.returns).map(|at| (*at, since)).collect()
         };
         let openssl = of(&[Call::Read, Call::Write, Call::ReadExtended, Call::WriteExtended]);
@@ -54,7 +57,7 @@ impl SocketProbe {
 
         let progs = &self.skel.progs;
         // What leaves first: a call that was seen to begin must be seen to end.
-        let plan: [(&Program<'_>, Vec<(u64, u64)>, bool); 6] = [
+        let plan: [(&Program<'_>, Vec<Place>, bool); 6] = [
             (&progs.tls_leave, leaves, by_return),
             (&progs.tls_go_read_leave, returns(&go_read), false),
             (&progs.tls_free, entries(&free), false),
@@ -71,11 +74,10 @@ impl SocketProbe {
     }
 }
 
-/// `places`: offset in the file, cookie.
 fn attach(
     program: &Program<'_>,
     path: &Path,
-    places: &[(u64, u64)],
+    places: &[Place],
     retprobe: bool,
     links: &mut Vec<Link>,
 ) -> Result<(), CaptureError> {

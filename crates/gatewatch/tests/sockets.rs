@@ -5,130 +5,13 @@
 
 mod common;
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
-    net::SocketAddr,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+use common::{
+    Turn,
+    pieces::{Seen, Talk, agrees, bytes},
 };
-
-use common::Turn;
-use gatewatch_capture::socket::{ConnectionId, Content, Direction, Event, Settings, Side, SocketProbe};
-use serde_json::Value;
+use gatewatch_capture::socket::{Direction, Settings, Side, SocketProbe};
 
 const CALLS: &str = include_str!("sockets/calls.py");
-
-/// A piece, owned.
-#[derive(Clone, Debug)]
-struct Piece {
-    position: u64,
-    length: u32,
-    bytes: Vec<u8>,
-    bufferless: bool,
-}
-
-/// What was handed out of one stream.
-#[derive(Clone, Debug, Default)]
-struct Stream {
-    pieces: BTreeMap<Direction, Vec<Piece>>,
-    local: Option<SocketAddr>,
-    remote: Option<SocketAddr>,
-    side: Option<Side>,
-    joined: bool,
-    pid: u32,
-    comm: String,
-    ended: bool,
-}
-
-#[derive(Default)]
-struct Seen {
-    streams: BTreeMap<ConnectionId, Stream>,
-}
-
-impl Seen {
-    fn drain(&mut self, probe: &SocketProbe) {
-        probe.drain(usize::MAX >> 1, |event| match event {
-            Event::Piece(piece) => {
-                let stream = self.streams.entry(piece.connection).or_default();
-                stream.local = piece.local;
-                stream.remote = piece.remote;
-                stream.side = stream.side.or(piece.side);
-                stream.joined |= piece.joined;
-                stream.pid = piece.pid;
-                let name: Vec<u8> = piece.comm.iter().copied().take_while(|byte| *byte != 0).collect();
-                stream.comm = String::from_utf8(name).unwrap();
-                assert_eq!(piece.connection.decrypted, piece.content == Content::Decrypted);
-                stream.pieces.entry(piece.direction).or_default().push(Piece {
-                    position: piece.position,
-                    length: piece.length,
-                    bytes: piece.bytes.to_vec(),
-                    bufferless: piece.bufferless,
-                });
-            }
-            Event::End(end) => {
-                if let Some(stream) = self.streams.get_mut(&end.connection) {
-                    stream.ended = true;
-                }
-            }
-        });
-    }
-
-    /// The end of a connection with these ports.
-    fn end(&self, local: u64, remote: u64) -> Option<&Stream> {
-        let is = |address: Option<SocketAddr>, port| address.is_some_and(|a| u64::from(a.port()) == port);
-        self.streams.values().find(|stream| is(stream.local, local) && is(stream.remote, remote))
-    }
-}
-
-/// Holds what was seen against what was sent; how many bytes were seen.
-fn agrees(stream: &Stream, direction: Direction, sent: &[u8], what: &str) -> usize {
-    let mut seen = 0;
-    let mut at = None;
-    for piece in stream.pieces.get(&direction).into_iter().flatten() {
-        let from = usize::try_from(piece.position).unwrap();
-        assert!(at.is_none_or(|at| at <= from), "{what}: a piece at {from} after {at:?}");
-        assert!(from + piece.bytes.len() <= sent.len(), "{what}: more than was sent");
-        assert_eq!(piece.bytes, sent[from..from + piece.bytes.len()], "{what}: the piece at {from}");
-        assert_eq!(piece.bufferless, piece.bytes.is_empty(), "{what}");
-        at = Some(from + usize::try_from(piece.length).unwrap());
-        seen += piece.bytes.len();
-    }
-    seen
-}
-
-/// The conversations of `sockets/calls.py`.
-struct Calls {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Calls {
-    /// Stands where its oldest connection is in use already.
-    fn start(part: &[&str]) -> Self {
-        let mut child = Command::new("timeout")
-            .args(["60", "python3", "-c", CALLS])
-            .args(part)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self { stdin: child.stdin.take(), child, lines }
-    }
-
-    /// Goes on to the end; what it tells of each connection.
-    fn run(mut self, probe: &SocketProbe, seen: &mut Seen) -> Vec<Value> {
-        writeln!(self.stdin.take().unwrap()).unwrap();
-        let told = self.lines.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
-        assert!(self.child.wait().unwrap().success());
-        seen.drain(probe);
-        told
-    }
-}
 
 fn probe(settings: &Settings) -> SocketProbe {
     let mut probe = SocketProbe::load(settings).unwrap();
@@ -136,15 +19,10 @@ fn probe(settings: &Settings) -> SocketProbe {
     probe
 }
 
-fn bytes(told: &Value, key: &str) -> Vec<u8> {
-    let hex = told[key].as_str().unwrap().as_bytes();
-    hex.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
-}
-
 #[test]
 fn every_call_is_seen_whole_and_at_its_place() {
     let _turn = Turn::alone();
-    let calls = Calls::start(&[]);
+    let calls = Talk::start("python3", &["-c", CALLS]);
     let probe = probe(&Settings::default());
     let mut seen = Seen::default();
     for told in calls.run(&probe, &mut seen) {
@@ -185,7 +63,7 @@ fn every_call_is_seen_whole_and_at_its_place() {
 #[test]
 fn what_is_not_http_is_copied_no_more() {
     let _turn = Turn::alone();
-    let calls = Calls::start(&["others"]);
+    let calls = Talk::start("python3", &["-c", CALLS, "others"]);
     let probe = probe(&Settings::default());
     let mut seen = Seen::default();
     let told = calls.run(&probe, &mut seen);
@@ -205,7 +83,7 @@ fn what_is_not_http_is_copied_no_more() {
 #[test]
 fn excluded_processes_are_not_seen() {
     let _turn = Turn::alone();
-    let calls = Calls::start(&["flood"]);
+    let calls = Talk::start("python3", &["-c", CALLS, "flood"]);
     let probe = probe(&Settings { exclude_comms: vec!["python3".into()], ..Settings::default() });
     let mut seen = Seen::default();
     calls.run(&probe, &mut seen);
@@ -216,7 +94,7 @@ fn excluded_processes_are_not_seen() {
 #[test]
 fn what_a_full_ring_loses_is_counted_and_shows_as_a_gap() {
     let _turn = Turn::alone();
-    let calls = Calls::start(&["flood"]);
+    let calls = Talk::start("python3", &["-c", CALLS, "flood"]);
     let probe = probe(&Settings { ring_bytes: 64 << 10, ..Settings::default() });
     let mut seen = Seen::default();
     // Nobody drains while they go.

@@ -25,6 +25,7 @@ use std::{
 pub mod keda;
 pub mod net;
 pub mod nodes;
+pub mod pieces;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
