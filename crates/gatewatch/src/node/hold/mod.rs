@@ -299,7 +299,7 @@ impl Worker {
                     let Some(attempt) = probe.attempt(&key).filter(|attempt| attempt.isn == isn) else {
                         continue;
                     };
-                    if attempt.answered || attempt.dropped == 0 {
+                    if attempt.answered {
                         continue;
                     }
                     if let Some(refusal) = frame::refusal(&attempt.syn) {
