@@ -594,6 +594,34 @@ fn refusals_leave_no_connection_behind() {
     }
 }
 
+/// A SYN that passed while no rule stood, or went to a pod that is gone, is in the node's table of connections; what
+/// comes after it would go the same way.
+#[test]
+fn a_connection_led_astray() {
+    let _turn = Turn::shared();
+    let node = Node::new("astray");
+    let (client, server) = (node.client_pod("c"), node.server_pod("s", 8080));
+    let dead = node.server_pod("d", 8080);
+    dead.pod.run(&["ip", "link", "set", "eth0", "down"]);
+    let agent = Agent::on(&node, Settings::default());
+    for address in ["10.96.0.10", "fd00:96::10"] {
+        let service = node.service(address, 80);
+        for of in [vec![], vec![&dead]] {
+            agent.holds(&[service.address], LIMIT);
+            service.endpoints(&of);
+            let asked = ask(&client, service.address);
+            agent.until("it is held", |counts| counts.waiting == 1);
+            service.endpoints(&[&server]);
+            let ready = Instant::now();
+            agent.hold.ready(service.address);
+            let (answer, at) = asked.join().unwrap();
+            assert_eq!(answer.unwrap(), ANSWER);
+            assert!(at - ready < Duration::from_millis(100), "{address} {}: {:?}", of.len(), at - ready);
+        }
+    }
+    agent.until("each was set free", |counts| counts.astray == 4);
+}
+
 #[test]
 fn a_thousand_first_requests() {
     let _turn = Turn::alone();

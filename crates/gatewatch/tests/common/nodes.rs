@@ -275,7 +275,7 @@ impl Service<'_> {
             .apply(self.node.rules.program(), &self.node.rules.without(self.address, self.node.reject));
     }
 
-    /// Connections go to these servers from now on.
+    /// Connections go to these servers from now on; with none, no rule knows the Service.
     pub fn endpoints(&self, servers: &[&ServerPod]) {
         self.node.ns.apply(self.node.rules.program(), &self.rules(servers));
     }

@@ -33,7 +33,12 @@ pub(super) enum Action {
     /// Let them pass.
     Release(SocketAddr),
     /// Send the SYN again: there may be an endpoint.
-    Replay(Key, u32),
+    Replay {
+        key: Key,
+        isn: u32,
+        /// For the first time: what became of the SYN before is of no use.
+        first: bool,
+    },
     /// Send the SYN again: its refusal will pass.
     Ask(Key, u32),
     /// Refuse it by hand.
@@ -82,6 +87,7 @@ struct Attempt {
     due_ns: u64,
     cookie: u64,
     phase: Phase,
+    replayed: bool,
     /// If no refusal comes it may be made by hand. Decided as it is let go.
     refusable: bool,
 }
@@ -213,8 +219,15 @@ impl Table {
         if let Some(old) = self.remove(&key, None) {
             self.counts.gave_up += u64::from(old.phase == Phase::Held);
         }
-        let attempt =
-            Attempt { isn, began_ns: at_ns, due_ns: until_ns, cookie, phase: Phase::Held, refusable: false };
+        let attempt = Attempt {
+            isn,
+            began_ns: at_ns,
+            due_ns: until_ns,
+            cookie,
+            phase: Phase::Held,
+            replayed: false,
+            refusable: false,
+        };
         self.attempts.insert(key, attempt);
         self.counts.waiting += 1;
         if cookie != 0 {
@@ -228,10 +241,14 @@ impl Table {
             self.due.retain(|Reverse((_, key, isn))| is_known(key, *isn));
         }
         if let Some(address) = self.addresses.get_mut(&key.service) {
+            if let Some(attempt) = self.attempts.get_mut(&key) {
+                // Its own SYN may well be under way to an endpoint.
+                attempt.replayed = address.ready_ns.is_some();
+            }
             let queue = address.queues.entry(key.ifindex).or_default();
             queue.push_front((key, isn));
             if queue.len() > room {
-                queue.retain(|(key, isn)| is_held(attempts, key, *isn));
+                queue.retain(|(key, isn)| is_held(&self.attempts, key, *isn));
             }
             address.next_ns = address.next_ns.min(at_ns + PAUSE_NS.0);
         }
@@ -250,9 +267,8 @@ impl Table {
         if address.opened_ns.is_none_or(again) {
             // Where one gets through, the others do.
             address.opened_ns = Some(at_ns);
-            let waiting =
-                address.queues.values().flatten().filter(|(key, isn)| is_held(&self.attempts, key, *isn));
-            self.actions.extend(waiting.map(|(key, isn)| Action::Replay(*key, *isn)));
+            let waiting = address.queues.values().flatten();
+            self.actions.extend(waiting.filter_map(|(key, isn)| replay(&mut self.attempts, *key, *isn)));
         }
     }
 
@@ -334,9 +350,9 @@ impl Table {
             let mut replayed = 0;
             for _ in 0..queue.len() {
                 let Some((key, isn)) = queue.pop_front() else { break };
-                if is_held(&self.attempts, &key, isn) {
+                if let Some(again) = replay(&mut self.attempts, key, isn) {
                     queue.push_back((key, isn));
-                    self.actions.push(Action::Replay(key, isn));
+                    self.actions.push(again);
                     replayed += 1;
                 }
                 if replayed == share {
@@ -368,4 +384,11 @@ impl Table {
 
 fn is_held(attempts: &HashMap<Key, Attempt>, key: &Key, isn: u32) -> bool {
     attempts.get(key).is_some_and(|attempt| attempt.isn == isn && attempt.phase == Phase::Held)
+}
+
+/// Its replay, if it is held still.
+fn replay(attempts: &mut HashMap<Key, Attempt>, key: Key, isn: u32) -> Option<Action> {
+    let attempt =
+        attempts.get_mut(&key).filter(|attempt| attempt.isn == isn && attempt.phase == Phase::Held)?;
+    Some(Action::Replay { key, isn, first: !std::mem::replace(&mut attempt.replayed, true) })
 }
