@@ -19,9 +19,9 @@ use std::{
 };
 
 use common::{
-    SOON, Turn,
+    SOON, Turn, free_port, get,
     keda::{self, Cluster, Process},
-    free_port, get, wait_for, wait_until,
+    wait_for, wait_until,
 };
 use gatewatch_scaler::demand::{self, Board};
 use serde_json::{Value, json};
