@@ -34,13 +34,12 @@ fn holds_exactly(agent: &Agent, labels: &[(&str, &str)], count: u64) -> Metrics 
     metrics
 }
 
-fn nginx(name: &str) -> Nginx {
-    Setup::new(
-        name,
-        "server { listen 127.0.0.1:@PORT@; listen 127.0.0.1:@TLS@ ssl; http2 on; ssl_certificate @DIR@/cert.pem; ssl_certificate_key @DIR@/key.pem;
-         location / { return 200 'ok'; } location /no { return 404; } location /later { return 302 /; } location /stub { stub_status; } }",
-    )
-    .start()
+/// One that speaks HTTP/1, HTTP/2 over TLS, and HTTP/2 in plaintext on the port that comes with it.
+fn nginx(name: &str) -> (Nginx, u16) {
+    let plain = free_port();
+    let text = "server { listen 127.0.0.1:@PORT@; listen 127.0.0.1:@TLS@ ssl http2; listen 127.0.0.1:@H2C@ http2; ssl_certificate @DIR@/cert.pem; ssl_certificate_key @DIR@/key.pem;
+         location / { return 200 'ok'; } location /no { return 404; } location /later { return 302 /; } location /stub { stub_status; } }";
+    (Setup::new(name, text.replace("@H2C@", &plain.to_string())).start(), plain)
 }
 
 /// A program that serves, ended when dropped.
@@ -64,7 +63,7 @@ impl Drop for Server {
 #[test]
 fn a_hundred_thousand_requests_are_a_hundred_thousand() {
     let _turn = Turn::alone();
-    let nginx = nginx("gwt-http");
+    let (nginx, _) = nginx("gwt-http");
     let agent = agent();
     run("h2load", &["--h1", "-n", "100000", "-c", "16", &nginx.url("/load")]);
     holds_exactly(&agent, &[("process_comm", "gwt-http"), ("method", "GET"), ("path", "/load")], 100_000);
@@ -73,17 +72,22 @@ fn a_hundred_thousand_requests_are_a_hundred_thousand() {
 #[test]
 fn method_path_and_status_of_each_request_are_right() {
     let _turn = Turn::alone();
-    let nginx = nginx("gwt-kinds");
+    let (nginx, _) = nginx("gwt-kinds");
     let agent = agent();
     let server = [("process_comm", "gwt-kinds")];
-    for (method, path, times) in
-        [("GET", "/a", 3), ("POST", "/a", 2), ("PUT", "/no", 1), ("DELETE", "/later", 4), ("OPTIONS", "/b?x=secret", 5)]
-    {
+    for (method, path, times) in [
+        ("GET", "/a", 3),
+        ("POST", "/a", 2),
+        ("PUT", "/no", 1),
+        ("DELETE", "/later", 4),
+        ("OPTIONS", "/b?x=secret", 5),
+    ] {
         for _ in 0..times {
             curl(&["-X", method, &nginx.url(path), "-o", "/dev/null"]);
         }
         let path = path.split('?').next().unwrap();
-        let labels = [&server[..], &[("method", method), ("path", path), ("source_ip", "127.0.0.1")]].concat();
+        let labels =
+            [&server[..], &[("method", method), ("path", path), ("source_ip", "127.0.0.1")]].concat();
         holds_exactly(&agent, &labels, times);
     }
     let metrics = agent.metrics();
@@ -103,7 +107,7 @@ fn method_path_and_status_of_each_request_are_right() {
 #[test]
 fn http2_over_tls_and_in_plaintext_is_read_from_the_first_stream_on() {
     let _turn = Turn::alone();
-    let nginx = nginx("gwt-h2");
+    let (nginx, plain) = nginx("gwt-h2");
     let agent = agent();
     // The library is found before its first use.
     wait_until(SOON, "TLS is read", || {
@@ -112,7 +116,7 @@ fn http2_over_tls_and_in_plaintext_is_read_from_the_first_stream_on() {
     });
     run("h2load", &["-n", "20000", "-c", "4", "-m", "16", &format!("https://127.0.0.1:{}/tls", nginx.tls())]);
     holds_exactly(&agent, &[("process_comm", "gwt-h2"), ("method", "GET"), ("path", "/tls")], 20_000);
-    run("h2load", &["-n", "20000", "-c", "4", "-m", "16", "-p", "h2c", &nginx.url("/plain")]);
+    run("h2load", &["-n", "20000", "-c", "4", "-m", "16", &format!("http://127.0.0.1:{plain}/plain")]);
     holds_exactly(&agent, &[("process_comm", "gwt-h2"), ("method", "GET"), ("path", "/plain")], 20_000);
 }
 
@@ -125,7 +129,9 @@ fn servers_in_python_and_node_are_read() {
     fs::write(dir.path().join("file.txt"), "x".repeat(100_000)).unwrap();
     let _python = Server::start(
         port,
-        Command::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(&dir),
+        Command::new("python3")
+            .args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()])
+            .current_dir(&dir),
     );
     for _ in 0..200 {
         assert!(get(port, "/file.txt").is_some_and(|(status, _)| status == 200));
@@ -137,15 +143,15 @@ fn servers_in_python_and_node_are_read() {
     let port = free_port();
     let script = format!("require('http').createServer((q, s) => s.end('ok')).listen({port}, '127.0.0.1')");
     let _node = Server::start(port, Command::new("node").args(["-e", &script]));
-    let output = text(run("wrk", &["-t1", "-c8", "-d2s", &format!("http://127.0.0.1:{port}/node")]).as_bytes());
+    let output =
+        text(run("wrk", &["-t1", "-c8", "-d2s", &format!("http://127.0.0.1:{port}/node")]).as_bytes());
     let made: u64 = output
         .lines()
         .find_map(|line| line.trim().split_once(" requests in "))
         .and_then(|(count, _)| count.parse().ok())
         .unwrap_or_else(|| panic!("{output}"));
-    let metrics = agent.wait_metrics(SOON, "node's requests", |metrics| {
-        requests(metrics, &[("path", "/node")]) >= made
-    });
+    let metrics = agent
+        .wait_metrics(SOON, "node's requests", |metrics| requests(metrics, &[("path", "/node")]) >= made);
     // wrk leaves with requests under way.
     let seen = requests(&metrics, &[("path", "/node")]);
     assert!(seen <= made + 8, "{seen} of {made}");
