@@ -337,7 +337,7 @@ impl Truth {
                 let before = before.filter(|known| known.uid != record.uid);
                 let gone = before.map(|known| Change::PodGone(object(&known.pod.name), known.uid));
                 // Now and then its end was missed.
-                let gone = gone.filter(|_| self.next % 2 == 0);
+                let gone = gone.filter(|_| self.next.is_multiple_of(2));
                 gone.into_iter().chain([Change::Pod(record.into())]).collect()
             }
             Event::PodGone(name) => {
