@@ -184,22 +184,21 @@ static __always_inline void ends(const union ip *ip, bool six, __u8 *source, __u
 /* The flags of a packet's TCP header, without more reading than that takes: all of a pod's traffic passes
  * here while anything is held. 0: not TCP, or not to be had cheaply. */
 static __always_inline __u32 quick_flags(struct __sk_buff *skb, bool six) {
-    void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-    __u32 at = ETH_HEADER + sizeof(struct ipv6);
+    void *data = (void *)(long)skb->data + ETH_HEADER, *end = (void *)(long)skb->data_end;
+    const struct tcp *tcp = data + (six ? sizeof(struct ipv6) : sizeof(struct ipv4));
 
-    if (data + ETH_HEADER + sizeof(struct ipv6) + sizeof(struct tcp) > end)
+    if ((void *)(tcp + 1) > end)
         return 0;
     if (six) {
-        const struct ipv6 *ip = data + ETH_HEADER;
+        const struct ipv6 *ip = data;
         if (ip->next != PROTOCOL_TCP)
             return 0;
     } else {
-        const struct ipv4 *ip = data + ETH_HEADER;
+        const struct ipv4 *ip = data;
         if (ip->protocol != PROTOCOL_TCP || ip->version_length != 0x45)
             return 0;
-        at = ETH_HEADER + sizeof(struct ipv4);
     }
-    return ((const struct tcp *)(data + at))->flags;
+    return tcp->flags;
 }
 
 static __always_inline bool is_ip(const struct __sk_buff *skb, bool *six) {
@@ -290,18 +289,23 @@ int hold_from_pod(struct __sk_buff *skb) {
 /* A refusal of this attempt: to be dropped? */
 static __always_inline int refused(const struct hold_key *key, __be32 isn, __u32 dropped) {
     struct hold_attempt *attempt = bpf_map_lookup_elem(&hold_attempts, key);
+    struct hold_terms *terms;
 
     if (!attempt || attempt->isn != isn || attempt->state != HOLD_WAITING)
         return TC_NEXT;
     __u64 now = bpf_ktime_get_ns();
-    if (now >= attempt->until_ns || !terms_of(key)) {
+    terms = terms_of(key);
+    if (now >= attempt->until_ns || !terms) {
         tally(HOLD_TALLY_REFUSED);
         submit(HOLD_REFUSED, key, attempt, now);
         return TC_NEXT;
     }
     if (!has_lease(now))
         return TC_NEXT;
-    __sync_fetch_and_add(&attempt->dropped, 1);
+    if (!terms->refuses) {
+        terms->refuses = 1;
+        submit(HOLD_REFUSES, key, attempt, now);
+    }
     tally(dropped);
     return TC_DROP;
 }

@@ -19,6 +19,7 @@ struct hold_address {
 
 struct hold_terms {
     __u64 limit_ns; /* counted from an attempt's first SYN */
+    __u64 refuses;  /* a refusal was held back */
 };
 
 /* An attempt to connect: who to whom, by which veth. */
@@ -38,12 +39,11 @@ enum hold_state {
 struct hold_attempt {
     __u64 first_ns; /* CLOCK_MONOTONIC, as all times here */
     __u64 until_ns;
-    __u64 cookie;  /* of the socket; 0: not known */
-    __u32 isn;     /* the SYN's sequence number: which attempt of this key it is */
-    __u32 dropped; /* refusals of it held back */
-    __u16 len;     /* bytes of the SYN: its headers only */
+    __u64 cookie; /* of the socket; 0: not known */
+    __u32 isn;    /* the SYN's sequence number: which attempt of this key it is */
+    __u16 len;    /* bytes of the SYN: its headers only */
     __u8 state;
-    __u8 pad[5];
+    __u8 pad;
     __u8 syn[HOLD_SYN]; /* the newest, as it came from the pod: its checksum may be partial */
 };
 
@@ -51,7 +51,8 @@ enum hold_event_kind {
     HOLD_BEGAN = 1,     /* a first SYN; of a key known before, another attempt */
     HOLD_CONNECTED = 2, /* its SYN-ACK passes to the pod */
     HOLD_REFUSED = 3,   /* its time is over, and a refusal passes to the pod */
-    HOLD_GAVE_UP = 4,   /* the socket with this cookie was closed before it was connected; no key */
+    HOLD_REFUSES = 4,   /* the first refusal of its address was held back */
+    HOLD_GAVE_UP = 5,   /* the socket with this cookie was closed before it was connected; no key */
 };
 
 struct hold_event {

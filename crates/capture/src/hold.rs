@@ -100,6 +100,8 @@ pub enum Happened {
     Connected,
     /// Its time was over, and a refusal passes to the pod.
     Refused,
+    /// A refusal of it was held back, the first of its address.
+    Closed,
 }
 
 /// An event.
@@ -134,8 +136,6 @@ pub struct Attempt {
     pub until_ns: u64,
     /// Of the socket; 0: not known.
     pub cookie: u64,
-    /// Refusals held back.
-    pub dropped: u32,
     /// A SYN-ACK has passed.
     pub answered: bool,
     /// The frame of its newest SYN, cut behind its headers; its checksum may be partial.
@@ -149,7 +149,6 @@ impl From<&types::hold_attempt> for Attempt {
             first_ns: found.first_ns,
             until_ns: found.until_ns,
             cookie: found.cookie,
-            dropped: found.dropped,
             answered: found.state != 0,
             syn: found.syn.get(..usize::from(found.len)).unwrap_or_default().to_vec(),
         }
@@ -302,7 +301,10 @@ impl HoldProbe {
     /// # Errors
     /// When there are as many as the programs have room for.
     pub fn hold(&mut self, address: SocketAddr, limit: Duration) -> Result<(), CaptureError> {
-        let terms = types::hold_terms { limit_ns: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX >> 1) };
+        let terms = types::hold_terms {
+            limit_ns: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX >> 1),
+            refuses: 0,
+        };
         let map = &self.skel.maps.hold_addresses;
         map.update(bytes(&kernel_address(address)), bytes(&terms), MapFlags::ANY)
             .map_err(map_error("hold an address"))
@@ -400,6 +402,7 @@ impl HoldProbe {
                 Kind::HOLD_BEGAN => Happened::Began { until_ns: event.until_ns, cookie: event.cookie },
                 Kind::HOLD_CONNECTED => Happened::Connected,
                 Kind::HOLD_REFUSED => Happened::Refused,
+                Kind::HOLD_REFUSES => Happened::Closed,
                 _ => return sink(Event::GaveUp { cookie: event.cookie }),
             };
             sink(Event::Attempt { key: (&event.key).into(), isn: event.isn, at_ns: event.at_ns, happened });

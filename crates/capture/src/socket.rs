@@ -354,7 +354,7 @@ impl SocketProbe {
 
     /// Sleeps for `timeout`, or less when the ring has filled to an eighth.
     pub fn wait(&self, timeout: Duration) {
-        ring::wait(timeout, &self.ring, None);
+        ring::wait(timeout, &[Some(self.ring.descriptor())]);
     }
 
     /// What was counted.

@@ -325,7 +325,6 @@ impl Directory {
     }
 
     /// The Services of which something in [`Service`] has changed since the last call, that there is one or none included.
-    #[must_use]
     pub fn take_changed(&mut self) -> Vec<ServiceKey> {
         self.changed.drain().collect()
     }

@@ -189,14 +189,14 @@ impl Table {
                 self.remove(&service, source);
                 continue;
             }
-            let Some(state) = self.sources.get_mut(source) else { return };
-            let sources = self.services.entry(service.clone()).or_default();
-            if !sources.contains_key(source) {
+            if !self.services.get(&service).is_some_and(|heard| heard.contains_key(source)) {
+                let Some(state) = self.sources.get_mut(source) else { return };
                 if state.services >= SERVICES_MAX {
                     continue;
                 }
                 state.services += 1;
             }
+            let sources = self.services.entry(service.clone()).or_default();
             let heard = sources.entry(Arc::clone(source)).or_default();
             heard.last_call_ns = last_call_unix_ns.min(node_ns);
             let slice_max = node_ns / SLICE_NS + 1;
@@ -261,3 +261,6 @@ pub(crate) fn unix_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Knows procfs, ELF and DWARF; knows nothing about eBPF or requests.
 
 pub mod binary;
+pub mod conntrack;
 pub mod counters;
 mod dwarf;
 pub mod interfaces;

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use gatewatch_insight::demand::{Callee, OUTCOMES};
+use gatewatch_insight::{
+    demand::{Callee, OUTCOMES},
+    exchanges::Answers,
+};
 use prometheus_client::{
     collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry,
 };
@@ -20,6 +23,7 @@ use crate::metrics::{agent, counter, gauge, network, programs, seconds};
 pub fn render(snapshot: &Arc<Snapshot>, seen_until_ns: u64, to: &mut impl Write) -> fmt::Result {
     let mut newborn = Newborn { to: &mut *to, seen_until_ns, offset_ns: snapshot.offset_ns };
     attempts(snapshot, &mut newborn)?;
+    requests(snapshot, &mut newborn)?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(View(Arc::clone(snapshot))));
     text::encode(to, &registry)
@@ -51,6 +55,52 @@ fn attempts(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Resul
         if calls.durations.count() > 0 {
             to.histogram(DURATIONS, &labels(callee), &calls.durations, calls.durations_born_ns)?;
         }
+    }
+    Ok(())
+}
+
+fn requests(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Result {
+    const REQUESTS: &str = "internal_http_requests";
+    to.counters(REQUESTS, "HTTP requests received.")?;
+    for (key, counted) in &snapshot.requests {
+        let [namespace, service, pod] = labels(&key.callee);
+        let (method, path) = (("method", key.method.name()), ("path", &*key.path));
+        let row = [
+            ("source_ip", &*key.source),
+            namespace,
+            service,
+            pod,
+            method,
+            path,
+            ("process_comm", &*key.comm),
+        ];
+        to.counter(REQUESTS, &row, counted.count, counted.born_ns)?;
+    }
+    const RESPONSES: &str = "gatewatch_http_responses";
+    to.counters(RESPONSES, "Answers to them, by status; without: none came.")?;
+    for (callee, answers) in &snapshot.answers {
+        for ((status, grpc), counted) in &answers.by_status {
+            let [namespace, service, pod] = labels(callee);
+            let status = if *status == 0 { String::new() } else { status.to_string() };
+            let grpc = grpc.map(|code| code.to_string()).unwrap_or_default();
+            let row = [namespace, service, pod, ("status", &*status), ("grpc_status", &*grpc)];
+            to.counter(RESPONSES, &row, counted.count, counted.born_ns)?;
+        }
+    }
+    let bytes: [(&str, &str, fn(&Answers) -> u64); 2] = [
+        ("gatewatch_http_received_bytes", "Bytes of requests received.", |answers| answers.request_bytes),
+        ("gatewatch_http_sent_bytes", "Bytes of answers to them.", |answers| answers.response_bytes),
+    ];
+    for (name, help, of) in bytes {
+        to.counters(name, help)?;
+        for (callee, answers) in &snapshot.answers {
+            to.counter(name, &labels(callee), of(answers), answers.born_ns)?;
+        }
+    }
+    const DURATIONS: &str = "gatewatch_http_exchange_duration_seconds";
+    to.histograms(DURATIONS, "From a request's first byte to its answer's last.")?;
+    for (callee, answers) in &snapshot.answers {
+        to.histogram(DURATIONS, &labels(callee), &answers.durations, answers.born_ns)?;
     }
     Ok(())
 }

@@ -5,7 +5,10 @@ pub mod metrics;
 mod newborn;
 mod scrapers;
 
-use gatewatch_insight::demand::{Callee, Callees};
+use gatewatch_insight::{
+    demand::{Callee, Callees},
+    exchanges::{Answers, Counted, Key},
+};
 
 use crate::{
     network::Map,
@@ -21,6 +24,10 @@ pub struct Snapshot {
     pub offset_ns: u64,
     /// Attempts and what became of them; without, where none are watched.
     pub callees: Vec<(Callee, Callees)>,
+    /// Requests received, by series.
+    pub requests: Vec<(Key, Counted)>,
+    /// How they were answered.
+    pub answers: Vec<(Callee, Answers)>,
     /// Attempts by the kernel programs' count, from the beginning of the agent on.
     pub attempts_seen: u64,
     /// Those of them that are counted in a series.

@@ -2,10 +2,13 @@
 
 mod agent;
 mod bell;
+mod cluster;
 pub mod hold;
 mod publish;
+mod requests;
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +19,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use gatewatch_capture::clock;
+use gatewatch_config::Config;
 use gatewatch_export::node::http::{self, Exchange};
+use gatewatch_scaler::{
+    ServerTls,
+    demand::{self, Board},
+};
+use tokio::runtime::Runtime;
 
 use crate::{
     ending::ended,
@@ -25,6 +34,7 @@ use crate::{
 };
 use agent::{Agent, Ends};
 use bell::Bell;
+use cluster::Cluster;
 
 /// Runs until a signal or `limit` ends it.
 ///
@@ -43,9 +53,15 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     // The address first: a second agent on it should fail before it attaches anything.
     let listener = runtime.block_on(listen::on(config.listen.0))?;
+    let cluster = Cluster::follow(&config, &bell, runtime.handle());
+    let demand = match config.node.demand.enabled && cluster.is_some() {
+        true => Some(demand(&config, &runtime)?),
+        false => None,
+    };
+    let (board, served_demand) = demand.unzip();
     let hot = {
         let (config, stop) = (Arc::clone(&config), Arc::clone(&stop));
-        let ends = Ends { exchange: Arc::clone(&exchange), bell: Arc::clone(&bell) };
+        let ends = Ends { exchange: Arc::clone(&exchange), bell: Arc::clone(&bell), cluster, board };
         // The agent is made by the thread that runs it: its rings stay there.
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
@@ -72,9 +88,41 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
             stop.store(true, Ordering::Relaxed);
         }
     };
-    let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
+    let served = runtime.block_on(async {
+        let metrics = http::serve(listener, exchange, clock::monotonic, stopped);
+        match served_demand {
+            Some(demand) => tokio::select! {
+                served = metrics => served.context("the HTTP server failed"),
+                failed = demand => failed.context("the demand stream failed"),
+            },
+            None => metrics.await.context("the HTTP server failed"),
+        }
+    });
     stop.store(true, Ordering::Relaxed);
     bell.ring();
     hot.join().map_err(|_| anyhow!("the hot loop ended by a defect of gatewatch: see above"))?;
-    served.context("the HTTP server failed")
+    served
+}
+
+/// The board the hot loop writes demand on, and what serves it to scalers until it fails.
+fn demand(config: &Config, runtime: &Runtime) -> Result<(Board, impl Future<Output = Result<()>>)> {
+    let settings = &config.node.demand;
+    let name = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let (board, feed) = demand::board(demand::Settings::new(name, clock::realtime()));
+    let listener = runtime.block_on(listen::on(settings.listen.0))?;
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(ServerTls {
+            certificate: read(certificate)?,
+            key: read(key)?,
+            client_authority: settings.tls_client_ca.as_deref().map(read).transpose()?,
+        }),
+        _ => None,
+    };
+    let served = demand::serve(listener, feed, tls, std::future::pending());
+    Ok((board, async move { Ok(served.await?) }))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).with_context(|| format!("`node.demand`: cannot read {}", file.display()))
 }

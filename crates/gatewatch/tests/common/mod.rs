@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub mod keda;
 pub mod net;
 pub mod nodes;
 pub mod pieces;

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{
@@ -16,7 +16,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{net::ip, run, text};
+use super::{SOON, net::ip, run, text, wait_until};
 
 mod rules;
 pub use rules::{Reject, Rules};
@@ -128,7 +128,17 @@ impl Node {
         ] {
             ns.ip(&words);
         }
-        Pod { ns, interface, ip: ip4, ip6 }
+        let pod = Pod { ns, interface, ip: ip4, ip6 };
+        // The kernel takes up to a second to find that a new link is up.
+        for gateway in ["10.244.255.1:9", "[fd00:244::ffff]:9"] {
+            let gateway: SocketAddr = gateway.parse().unwrap();
+            let answers = move || {
+                let closed = TcpStream::connect_timeout(&gateway, Duration::from_millis(100));
+                closed.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+            };
+            pod.inside(move || wait_until(SOON, "the node answers its pod", answers));
+        }
+        pod
     }
 
     /// A pod that answers each connection to `port` (IPv4 and IPv6) with [`ANSWER`] once it has read something.
@@ -155,6 +165,12 @@ impl Node {
         addresses.iter().map(|address| Service { node: self, address: *address }).collect()
     }
 
+    /// Connections to these go to those servers from now on, in one step.
+    pub fn endpoints<'a>(&self, of: impl Iterator<Item = (&'a Service<'a>, &'a [&'a ServerPod])>) {
+        let text: String = of.map(|(service, servers)| service.rules(servers)).collect();
+        self.ns.apply(self.rules.program(), &text);
+    }
+
     /// Runs in a thread of the node's namespace, to its end.
     pub fn inside<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
         self.ns.inside(f).join().unwrap()
@@ -162,7 +178,7 @@ impl Node {
 
     /// This thread, and what it starts, is in the node's namespace from now on.
     pub fn enter(&self) {
-        setns(self.ns.file(), CloneFlags::CLONE_NEWNET).unwrap();
+        enter(&self.ns.name);
     }
 
     /// Runs a program in the node's namespace; its output.
@@ -238,6 +254,12 @@ fn serve(listener: &TcpListener, served: &Arc<AtomicU64>, over: &AtomicBool) {
     }
 }
 
+/// This thread, and what it starts, is in the namespace of this name from now on.
+pub fn enter(namespace: &str) {
+    let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
+    setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+}
+
 /// One request to an address, from the namespace of this thread; what was answered.
 pub fn request(address: SocketAddr, limit: Duration) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
@@ -256,12 +278,15 @@ impl Service<'_> {
             .apply(self.node.rules.program(), &self.node.rules.without(self.address, self.node.reject));
     }
 
-    /// Connections go to these servers from now on.
+    /// Connections go to these servers from now on; with none, no rule knows the Service.
     pub fn endpoints(&self, servers: &[&ServerPod]) {
+        self.node.ns.apply(self.node.rules.program(), &self.rules(servers));
+    }
+
+    fn rules(&self, servers: &[&ServerPod]) -> String {
         let six = self.address.is_ipv6();
         let at: Vec<SocketAddr> = servers.iter().map(|server| server.at(six)).collect();
-        let rules = self.node.rules.with(self.address, &at);
-        self.node.ns.apply(self.node.rules.program(), &rules);
+        self.node.rules.with(self.address, &at)
     }
 }
 
@@ -278,10 +303,6 @@ impl Namespace {
         Self { name: name.to_owned() }
     }
 
-    fn file(&self) -> File {
-        File::open(format!("/run/netns/{}", self.name)).unwrap()
-    }
-
     fn ip(&self, words: &str) {
         run("ip", &[&["-n", &self.name], words.split(' ').collect::<Vec<_>>().as_slice()].concat());
     }
@@ -291,9 +312,9 @@ impl Namespace {
     }
 
     fn inside<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
-        let namespace = self.file();
+        let name = self.name.clone();
         thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            enter(&name);
             f()
         })
     }

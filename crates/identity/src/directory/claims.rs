@@ -50,4 +50,9 @@ impl<P: Eq + Hash, C: Ord> Claims<P, C> {
     pub(super) fn at(&self, place: &P) -> &[C] {
         self.places.get(place).map_or(&[], SmallVec::as_slice)
     }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.count == 0
+    }
 }

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
+
 use super::{Limits, Pod, names::Names};
 use crate::{
     cgroup::{ContainerId, Uid},
@@ -65,6 +67,12 @@ impl Pods {
         let key = ObjectKey { namespace: Arc::clone(&pod.namespace), name: Arc::clone(&pod.name) };
         let before = self.pods.get(&key);
         let renewed = before.is_some_and(|known| known.uid != uid);
+        let known_before = before.is_some() && !renewed;
+        let had: SmallVec<[IpAddr; 2]> = before
+            .filter(|_| known_before)
+            .iter()
+            .flat_map(|known| known.addresses.iter().copied())
+            .collect();
         if renewed {
             self.remove(&key, None, now_ns);
         } else if let Some(known) = before {
@@ -81,7 +89,8 @@ impl Pods {
             _ => Arc::new(pod),
         };
         for ip in &addresses {
-            self.claim(*ip, &pod, created, version);
+            let gained = known_before && !had.contains(ip);
+            self.claim(*ip, &pod, gained, (created, version));
         }
         self.by_uid.extend([Some(uid), static_uid].into_iter().flatten().map(|uid| (uid, Arc::clone(&pod))));
         self.by_container.extend(containers.iter().map(|id| (*id, Arc::clone(&pod))));
@@ -91,13 +100,14 @@ impl Pods {
         true
     }
 
-    /// Of two pods that say an address is theirs the newer one is right: the older has not told its end yet.
-    fn claim(&mut self, ip: IpAddr, pod: &Arc<Pod>, created: i64, version: u64) {
+    /// Of two pods that say an address is theirs one has not told its end yet. Right is who was seen to get it; where
+    /// that was not seen, the newer one.
+    fn claim(&mut self, ip: IpAddr, pod: &Arc<Pod>, gained: bool, age: (i64, u64)) {
         let owner = self.by_address.get(&ip).and_then(|owner| {
             let key = ObjectKey { namespace: Arc::clone(&owner.namespace), name: Arc::clone(&owner.name) };
             self.pods.get(&key)
         });
-        if owner.is_none_or(|owner| (owner.created, owner.version) <= (created, version)) {
+        if gained || owner.is_none_or(|owner| (owner.created, owner.version) <= age) {
             self.by_address.insert(ip, Arc::clone(pod));
         }
     }
@@ -185,6 +195,14 @@ impl Pods {
 
     pub(super) fn count(&self) -> usize {
         self.pods.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+            && self.by_address.is_empty()
+            && self.by_uid.is_empty()
+            && self.by_container.is_empty()
     }
 
     pub(super) fn departed(&self) -> usize {

@@ -284,6 +284,16 @@ impl Services {
         self.services.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.slices.is_empty()
+            && self.named.is_empty()
+            && self.at.is_empty()
+            && self.node_ports.is_empty()
+            && self.served.is_empty()
+    }
+
     pub(super) fn slices(&self) -> usize {
         self.named.len()
     }

@@ -30,6 +30,33 @@ async fn from_the_call_to_active_within_milliseconds() {
     assert!(median < Duration::from_millis(10), "{median:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn among_five_thousand_streams_on_one_connection_the_right_one_wakes() {
+    const STREAMS: usize = 5000;
+    let mut node = Node::start("a").await;
+    let replica = Replica::start([&node]).await;
+    let mut streams = Vec::new();
+    for i in 0..STREAMS {
+        let mut stream = replica.stream(&format!("s{i}")).await;
+        assert!(!stream.message().await.unwrap().unwrap().result);
+        streams.push(stream);
+    }
+    let mut taken = Vec::new();
+    for i in (0..STREAMS).step_by(25) {
+        let called = Instant::now();
+        node.board.called("market", &format!("s{i}"), 1, unix_ns());
+        assert!(streams[i].message().await.unwrap().unwrap().result);
+        taken.push(called.elapsed());
+    }
+    taken.sort_unstable();
+    let (median, most) = (taken[taken.len() / 2], taken[taken.len() - 1]);
+    println!("with {STREAMS} streams: median {median:?}, most {most:?} of {}", taken.len());
+    let figures = replica.scaler.figures();
+    assert_eq!(figures.streams, u64::try_from(STREAMS).unwrap());
+    assert_eq!(figures.activations, u64::try_from(taken.len()).unwrap());
+    assert!(median < Duration::from_millis(10), "{median:?}");
+}
+
 /// What a call costs the hot loop, with readers and without.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_cheap_for_the_hot_loop() {

@@ -1,11 +1,15 @@
 //! What ends and comes back: no activation is lost, and nothing counts twice or below nothing.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use tokio::net::TcpListener;
 use tonic::Code;
 
 use super::common::{Node, Replica, asked, eventually};
-use crate::{picture::unix_ns, proto::keda::GetMetricsRequest};
+use crate::{Limits, Scaler, Settings, Tls, picture::unix_ns, proto::keda::GetMetricsRequest};
 
 async fn attempts(replica: &Replica, service: &str) -> f64 {
     let request = GetMetricsRequest {
@@ -90,4 +94,20 @@ async fn a_broken_connection_counts_nothing_twice() {
     assert_eq!(attempts(&twice, "shop").await, 120.0);
     assert_eq!(twice.scaler.figures().nodes_connected, 1);
     assert_eq!(figures.nodes_lost, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scaler_that_is_run_again_goes_on_in_its_picture() {
+    let mut node = Node::start("a").await;
+    node.board.called("market", "shop", 6, unix_ns());
+    let settings = Settings { nodes: vec![node.address.to_string()], limits: Limits::default() };
+    let scaler = Arc::new(Scaler::new(settings));
+    for round in 1..3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ready = async || scaler.is_ready() && scaler.figures().updates >= round;
+        scaler.run(listener, Tls::default(), |_| {}, eventually("ready", ready)).await.unwrap();
+        eventually("streams ended", async || scaler.figures().nodes_connected == 0).await;
+        assert_eq!(scaler.figures().services, 1);
+    }
+    assert_eq!(scaler.figures().nodes_lost, 1);
 }

@@ -45,6 +45,8 @@ pub struct Counts {
     pub replays: u64,
     /// Replays that the kernel did not take.
     pub replay_failures: u64,
+    /// Attempts found to be led astray by the node's table of connections, and set free.
+    pub astray: u64,
     /// Held attempts that were connected.
     pub connected: u64,
     /// Attempts that reached their limit, or whose Service is held no more, and were refused.

@@ -25,9 +25,12 @@ use std::{
 use anyhow::{Context, Result};
 use gatewatch_capture::{
     clock::monotonic,
-    hold::{HoldProbe, Limits, Waker},
+    hold::{HoldProbe, Key, Limits, Waker},
 };
-use gatewatch_target::interfaces::{Changes, interfaces};
+use gatewatch_target::{
+    conntrack::Conntrack,
+    interfaces::{Changes, interfaces},
+};
 
 #[allow(unused_imports)] // until the metrics have them
 pub use counts::{BOUNDS_MS, Counts, Histogram};
@@ -169,6 +172,8 @@ struct Worker {
     table: Table,
     /// Loaded when it is first needed.
     probe: Option<HoldProbe>,
+    /// `None`: the node's kernel has none.
+    conntrack: Option<Conntrack>,
     leased_ns: u64,
     published_ns: u64,
     lost_events: u64,
@@ -200,6 +205,7 @@ impl Worker {
             shared,
             table: Table::default(),
             probe: None,
+            conntrack: None,
             leased_ns: 0,
             published_ns: 0,
             lost_events: 0,
@@ -238,7 +244,10 @@ impl Worker {
         if self.probe.is_none() {
             let limits = Limits { attempts: self.settings.attempts, per_pod: self.settings.per_pod };
             match HoldProbe::load(limits) {
-                Ok(probe) => self.probe = Some(probe),
+                Ok(probe) => {
+                    self.probe = Some(probe);
+                    self.conntrack = Conntrack::new().ok();
+                }
                 Err(error) => self.shared.note(format!("first requests are not held: {error}")),
             }
         }
@@ -263,10 +272,9 @@ impl Worker {
     }
 
     fn act(&mut self) {
-        let Some(probe) = &mut self.probe else { return };
         // What happens on the way (a SYN-ACK that comes at once) is an event, and seen at the next turn.
         for action in std::mem::take(&mut self.table.actions) {
-            let counts = &mut self.table.counts;
+            let Some(probe) = &mut self.probe else { return };
             match action {
                 Action::Hold(address, limit) => {
                     if let Err(error) = probe.hold(address, limit) {
@@ -275,31 +283,13 @@ impl Worker {
                 }
                 Action::Release(address) => probe.release(address),
                 Action::Forget(key, isn) => probe.forget(&key, isn),
-                Action::Replay(key, isn) | Action::Ask(key, isn) => {
-                    let Some(attempt) = probe.attempt(&key).filter(|attempt| attempt.isn == isn) else {
-                        continue;
-                    };
-                    if attempt.answered {
-                        continue;
-                    }
-                    let sent = frame::replay(&attempt.syn).map(|syn| probe.from_pod(key.ifindex, &syn));
-                    counts.replays += 1;
-                    if !matches!(sent, Some(Ok(()))) {
-                        counts.replay_failures += 1;
-                        if counts.replay_failures == 1
-                            && let Some(Err(error)) = sent
-                        {
-                            self.shared.note(format!(
-                                "held requests wait for their clients to ask again, a second or longer: {error}"
-                            ));
-                        }
-                    }
-                }
+                Action::Replay { key, isn, first } => self.replay(&key, isn, first),
+                Action::Ask(key, isn) => self.replay(&key, isn, false),
                 Action::Refuse(key, isn) => {
                     let Some(attempt) = probe.attempt(&key).filter(|attempt| attempt.isn == isn) else {
                         continue;
                     };
-                    if attempt.answered || attempt.dropped == 0 {
+                    if attempt.answered {
                         continue;
                     }
                     if let Some(refusal) = frame::refusal(&attempt.syn) {
@@ -307,6 +297,38 @@ impl Worker {
                         let _gone = probe.to_pod(key.ifindex, &refusal);
                     }
                 }
+            }
+        }
+    }
+
+    fn replay(&mut self, key: &Key, isn: u32, first: bool) {
+        let Some(probe) = &mut self.probe else { return };
+        let Some(attempt) = probe.attempt(key).filter(|attempt| attempt.isn == isn && !attempt.answered)
+        else {
+            return;
+        };
+        let counts = &mut self.table.counts;
+        if let Some(conntrack) = &mut self.conntrack {
+            // Before there was an endpoint, no translation can have been right; and a SYN that passed while the rules
+            // were exchanged may have found neither the old nor the new ones, and is not translated at all.
+            let astray = match conntrack.answers(key.client, key.service) {
+                Ok(answers) => answers.is_some_and(|who| first || who == key.service),
+                Err(_) => false,
+            };
+            if astray && conntrack.forget(key.client, key.service).is_ok() {
+                counts.astray += 1;
+            }
+        }
+        let sent = frame::replay(&attempt.syn).map(|syn| probe.from_pod(key.ifindex, &syn));
+        counts.replays += 1;
+        if !matches!(sent, Some(Ok(()))) {
+            counts.replay_failures += 1;
+            if counts.replay_failures == 1
+                && let Some(Err(error)) = sent
+            {
+                self.shared.note(format!(
+                    "held requests wait for their clients to ask again, a second or longer: {error}"
+                ));
             }
         }
     }

@@ -33,10 +33,15 @@ pub(super) enum Action {
     /// Let them pass.
     Release(SocketAddr),
     /// Send the SYN again: there may be an endpoint.
-    Replay(Key, u32),
+    Replay {
+        key: Key,
+        isn: u32,
+        /// For the first time: what became of the SYN before is of no use.
+        first: bool,
+    },
     /// Send the SYN again: its refusal will pass.
     Ask(Key, u32),
-    /// Refuse it, if refusals of it were seen.
+    /// Refuse it by hand.
     Refuse(Key, u32),
     /// Forget it.
     Forget(Key, u32),
@@ -50,8 +55,11 @@ struct Address {
     /// When the first held attempt was connected since then.
     opened_ns: Option<u64>,
     next_ns: u64,
-    /// Held attempts, the next to be replayed first; with some that are over.
-    queue: VecDeque<(Key, u32)>,
+    /// A refusal was held back: something does refuse there, and does not merely keep silent.
+    refuses: bool,
+    /// Held attempts of each pod's interface, the next to be replayed first; with some that are over. Apart, so that no
+    /// pod's many make another's few wait.
+    queues: HashMap<u32, VecDeque<(Key, u32)>>,
 }
 
 impl Address {
@@ -79,8 +87,9 @@ struct Attempt {
     due_ns: u64,
     cookie: u64,
     phase: Phase,
-    /// Nothing answers: the refusal may be made by hand.
-    closed: bool,
+    replayed: bool,
+    /// If no refusal comes it may be made by hand. Decided as it is let go.
+    refusable: bool,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +141,8 @@ impl Table {
                         ready_ns: None,
                         opened_ns: None,
                         next_ns: 0,
-                        queue: VecDeque::new(),
+                        refuses: false,
+                        queues: HashMap::new(),
                     };
                     self.addresses.insert(wanted.address, address);
                 }
@@ -159,13 +169,13 @@ impl Table {
         let Some(known) = self.addresses.remove(&address) else { return };
         self.ready.retain(|other| *other != address);
         self.actions.push(Action::Release(address));
-        for (key, isn) in known.queue {
+        for (key, isn) in known.queues.into_values().flatten() {
             if let Some(attempt) = self.attempts.get_mut(&key)
                 && attempt.isn == isn
                 && attempt.phase == Phase::Held
             {
                 attempt.due_ns = now_ns;
-                attempt.closed = known.opened_ns.is_none();
+                attempt.refusable = known.refuses && known.opened_ns.is_none();
                 self.due.push(Reverse((now_ns, key, isn)));
             }
         }
@@ -177,6 +187,11 @@ impl Table {
             Event::Attempt { key, isn, at_ns, happened } => match happened {
                 Happened::Began { until_ns, cookie } => self.began(key, isn, at_ns, until_ns, cookie),
                 Happened::Connected => self.connected(key, isn, at_ns),
+                Happened::Closed => {
+                    if let Some(address) = self.addresses.get_mut(&key.service) {
+                        address.refuses = true;
+                    }
+                }
                 Happened::Refused => {
                     if let Some(attempt) = self.attempts.get_mut(&key).filter(|attempt| attempt.isn == isn)
                         && attempt.phase != Phase::Over
@@ -204,8 +219,15 @@ impl Table {
         if let Some(old) = self.remove(&key, None) {
             self.counts.gave_up += u64::from(old.phase == Phase::Held);
         }
-        let attempt =
-            Attempt { isn, began_ns: at_ns, due_ns: until_ns, cookie, phase: Phase::Held, closed: true };
+        let attempt = Attempt {
+            isn,
+            began_ns: at_ns,
+            due_ns: until_ns,
+            cookie,
+            phase: Phase::Held,
+            replayed: false,
+            refusable: false,
+        };
         self.attempts.insert(key, attempt);
         self.counts.waiting += 1;
         if cookie != 0 {
@@ -219,11 +241,16 @@ impl Table {
             self.due.retain(|Reverse((_, key, isn))| is_known(key, *isn));
         }
         if let Some(address) = self.addresses.get_mut(&key.service) {
-            address.queue.push_front((key, isn));
-            if address.queue.len() > room {
-                address.queue.retain(|(key, isn)| is_held(attempts, key, *isn));
+            if let Some(attempt) = self.attempts.get_mut(&key) {
+                // Its own SYN may well be under way to an endpoint.
+                attempt.replayed = address.ready_ns.is_some();
             }
-            address.next_ns = address.next_ns.min(at_ns);
+            let queue = address.queues.entry(key.ifindex).or_default();
+            queue.push_front((key, isn));
+            if queue.len() > room {
+                queue.retain(|(key, isn)| is_held(&self.attempts, key, *isn));
+            }
+            address.next_ns = address.next_ns.min(at_ns + PAUSE_NS.0);
         }
     }
 
@@ -240,8 +267,8 @@ impl Table {
         if address.opened_ns.is_none_or(again) {
             // Where one gets through, the others do.
             address.opened_ns = Some(at_ns);
-            let waiting = address.queue.iter().filter(|(key, isn)| is_held(&self.attempts, key, *isn));
-            self.actions.extend(waiting.map(|(key, isn)| Action::Replay(*key, *isn)));
+            let waiting = address.queues.values().flatten();
+            self.actions.extend(waiting.filter_map(|(key, isn)| replay(&mut self.attempts, *key, *isn)));
         }
     }
 
@@ -280,12 +307,15 @@ impl Table {
             }
             match attempt.phase {
                 Phase::Held => {
+                    if let Some(address) = self.addresses.get(&key.service) {
+                        attempt.refusable = address.refuses && address.opened_ns.is_none();
+                    }
                     self.actions.push(Action::Ask(key, isn));
                     attempt.phase = Phase::Asked;
                     attempt.due_ns = now_ns + REFUSAL_NS;
                 }
                 Phase::Asked => {
-                    if attempt.closed {
+                    if attempt.refusable {
                         self.actions.push(Action::Refuse(key, isn));
                     }
                     attempt.phase = Phase::Over;
@@ -314,20 +344,23 @@ impl Table {
         if now_ns < address.next_ns {
             return;
         }
-        // One at a time finds out whether the rules are there; once one got through, many at a time.
-        let mut share = if address.opened_ns.is_some() { 64 } else { 1 };
-        for _ in 0..address.queue.len() {
-            let Some((key, isn)) = address.queue.pop_front() else { break };
-            if !is_held(&self.attempts, &key, isn) {
-                continue;
-            }
-            address.queue.push_back((key, isn));
-            self.actions.push(Action::Replay(key, isn));
-            share -= 1;
-            if share == 0 {
-                break;
+        // One of each pod finds out whether the rules are there; once one got through, many at a time.
+        let share = if address.opened_ns.is_some() { 64 } else { 1 };
+        for queue in address.queues.values_mut() {
+            let mut replayed = 0;
+            for _ in 0..queue.len() {
+                let Some((key, isn)) = queue.pop_front() else { break };
+                if let Some(again) = replay(&mut self.attempts, key, isn) {
+                    queue.push_back((key, isn));
+                    self.actions.push(again);
+                    replayed += 1;
+                }
+                if replayed == share {
+                    break;
+                }
             }
         }
+        address.queues.retain(|_, queue| !queue.is_empty());
         let since = now_ns.saturating_sub(address.ready_ns.unwrap_or(now_ns));
         address.next_ns = now_ns + (since / PAUSE_SHARE).clamp(PAUSE_NS.0, PAUSE_NS.1);
     }
@@ -337,7 +370,7 @@ impl Table {
         let first = self.due.peek().map(|Reverse((at_ns, ..))| *at_ns);
         let ready =
             self.ready.iter().filter_map(|address| self.addresses.get(address)).filter_map(|address| {
-                let next = (!address.queue.is_empty()).then_some(address.next_ns);
+                let next = (!address.queues.is_empty()).then_some(address.next_ns);
                 next.into_iter().chain(address.over_ns()).min()
             });
         ready.chain(first).min()
@@ -351,4 +384,11 @@ impl Table {
 
 fn is_held(attempts: &HashMap<Key, Attempt>, key: &Key, isn: u32) -> bool {
     attempts.get(key).is_some_and(|attempt| attempt.isn == isn && attempt.phase == Phase::Held)
+}
+
+/// Its replay, if it is held still.
+fn replay(attempts: &mut HashMap<Key, Attempt>, key: Key, isn: u32) -> Option<Action> {
+    let attempt =
+        attempts.get_mut(&key).filter(|attempt| attempt.isn == isn && attempt.phase == Phase::Held)?;
+    Some(Action::Replay { key, isn, first: !std::mem::replace(&mut attempt.replayed, true) })
 }

@@ -150,15 +150,20 @@ impl Rules {
         }
         let _ = write!(
             text,
-            "add rule {family} kube-proxy service-{tag_of_service} {family} saddr != {} jump mark-for-masquerade\n\
-             add rule {family} kube-proxy service-{tag_of_service} numgen random mod {} vmap {{ {} }}\n\
-             add element {family} kube-proxy no-endpoint-services {{ {element} : goto reject-chain }}\n\
+            "add element {family} kube-proxy no-endpoint-services {{ {element} : goto reject-chain }}\n\
              delete element {family} kube-proxy no-endpoint-services {{ {element} }}\n\
              add element {family} kube-proxy service-ips {{ {element} : goto service-{tag_of_service} }}\n",
-            pods(six),
-            endpoints.len(),
-            targets.join(", "),
         );
+        if !targets.is_empty() {
+            let _ = write!(
+                text,
+                "add rule {family} kube-proxy service-{tag_of_service} {family} saddr != {} jump mark-for-masquerade\n\
+                 add rule {family} kube-proxy service-{tag_of_service} numgen random mod {} vmap {{ {} }}\n",
+                pods(six),
+                targets.len(),
+                targets.join(", "),
+            );
+        }
         text
     }
 }
