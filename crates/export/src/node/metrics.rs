@@ -7,7 +7,7 @@ use std::{
 
 use gatewatch_insight::{
     demand::{Callee, OUTCOMES},
-    exchanges::Answers,
+    exchanges::{Answers, To},
 };
 use prometheus_client::{
     collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry,
@@ -62,47 +62,45 @@ fn attempts(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Resul
 fn requests(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Result {
     const REQUESTS: &str = "internal_http_requests";
     to.counters(REQUESTS, "HTTP requests received.")?;
-    for (key, counted) in &snapshot.requests {
-        let [namespace, service, pod] = labels(&key.callee);
-        let (method, path) = (("method", key.method.name()), ("path", &*key.path));
-        let row = [
-            ("source_ip", &*key.source),
-            namespace,
-            service,
-            pod,
-            method,
-            path,
-            ("process_comm", &*key.comm),
-        ];
-        to.counter(REQUESTS, &row, counted.count, counted.born_ns)?;
+    for series in &snapshot.requests {
+        let [namespace, service, pod] = destination(&series.to);
+        let (method, path) = (("method", series.method.name()), ("path", &*series.path));
+        let (source, comm) = (("source_ip", &*series.source), ("process_comm", &*series.comm));
+        let row = [source, namespace, service, pod, method, path, comm];
+        to.counter(REQUESTS, &row, series.count, series.born_ns)?;
     }
-    const RESPONSES: &str = "gatewatch_http_responses";
-    to.counters(RESPONSES, "Answers to them, by status; without: none came.")?;
-    for (callee, answers) in &snapshot.answers {
-        for ((status, grpc), counted) in &answers.by_status {
-            let [namespace, service, pod] = labels(callee);
-            let status = if *status == 0 { String::new() } else { status.to_string() };
-            let grpc = grpc.map(|code| code.to_string()).unwrap_or_default();
-            let row = [namespace, service, pod, ("status", &*status), ("grpc_status", &*grpc)];
-            to.counter(RESPONSES, &row, counted.count, counted.born_ns)?;
-        }
-    }
-    let bytes: [(&str, &str, fn(&Answers) -> u64); 2] = [
+    let counters: [(&str, &str, fn(&Answers) -> u64); 3] = [
+        ("gatewatch_http_responses", "Answers to them, by status.", |answers| answers.count),
         ("gatewatch_http_received_bytes", "Bytes of requests received.", |answers| answers.request_bytes),
         ("gatewatch_http_sent_bytes", "Bytes of answers to them.", |answers| answers.response_bytes),
     ];
-    for (name, help, of) in bytes {
+    for (name, help, of) in counters {
         to.counters(name, help)?;
-        for (callee, answers) in &snapshot.answers {
-            to.counter(name, &labels(callee), of(answers), answers.born_ns)?;
+        for answers in &snapshot.answers {
+            to.counter(name, &answered(answers), of(answers), answers.born_ns)?;
         }
     }
     const DURATIONS: &str = "gatewatch_http_exchange_duration_seconds";
     to.histograms(DURATIONS, "From a request's first byte to its answer's last.")?;
-    for (callee, answers) in &snapshot.answers {
-        to.histogram(DURATIONS, &labels(callee), &answers.durations, answers.born_ns)?;
+    for answers in &snapshot.answers {
+        to.histogram(DURATIONS, &answered(answers), &answers.duration, answers.born_ns)?;
     }
     Ok(())
+}
+
+fn destination(to: &To) -> [(&'static str, &str); 3] {
+    [
+        ("destination_namespace", &*to.namespace),
+        ("destination_service", &*to.service),
+        ("destination_pod", &*to.pod),
+    ]
+}
+
+fn answered(answers: &Answers) -> [(&'static str, &str); 6] {
+    let [namespace, service, pod] = destination(&answers.to);
+    let protocol = if answers.outcome.is_grpc() { "grpc" } else { "http" };
+    let (method, status) = (("method", answers.method.name()), ("status", answers.outcome.name()));
+    [namespace, service, pod, method, ("protocol", protocol), status]
 }
 
 fn labels(callee: &Callee) -> [(&'static str, &str); 3] {

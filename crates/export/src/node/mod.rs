@@ -7,7 +7,7 @@ mod scrapers;
 
 use gatewatch_insight::{
     demand::{Callee, Callees},
-    exchanges::{Answers, Counted, Key},
+    exchanges::{Answers, Requests},
 };
 
 use crate::{
@@ -25,9 +25,9 @@ pub struct Snapshot {
     /// Attempts and what became of them; without, where none are watched.
     pub callees: Vec<(Callee, Callees)>,
     /// Requests received, by series.
-    pub requests: Vec<(Key, Counted)>,
+    pub requests: Vec<Requests>,
     /// How they were answered.
-    pub answers: Vec<(Callee, Answers)>,
+    pub answers: Vec<Answers>,
     /// Attempts by the kernel programs' count, from the beginning of the agent on.
     pub attempts_seen: u64,
     /// Those of them that are counted in a series.

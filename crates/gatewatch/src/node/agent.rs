@@ -196,9 +196,6 @@ impl Agent {
                 Some(_) => self.counts.demand.known(&callee, now),
                 None => {
                     self.counts.demand.gone(&callee);
-                    if let Some(requests) = &mut self.requests {
-                        requests.exchanges.gone(&callee);
-                    }
                     if let Some(board) = &mut self.ends.board {
                         board.forget(&key.namespace, &key.name);
                     }
@@ -233,7 +230,7 @@ impl Agent {
 
     fn drain(&mut self) -> usize {
         let cluster = self.ends.cluster.as_ref();
-        let pieces = self.requests.as_mut().map_or(0, |requests| requests.drain(cluster));
+        let pieces = self.requests.as_mut().map_or(0, |requests| requests.drain(clock::monotonic(), cluster));
         pieces + self.drain_attempts()
     }
 

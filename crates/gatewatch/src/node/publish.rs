@@ -56,11 +56,11 @@ fn exact(value: u64) -> f64 {
 
 /// Adds what was read from sockets.
 pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
-    let exchanges = &requests.exchanges;
-    snapshot.requests = exchanges.requests().map(|(key, counted)| (key.clone(), *counted)).collect();
-    snapshot.answers =
-        exchanges.answers().map(|(callee, answers)| (callee.clone(), answers.clone())).collect();
-    let (tallies, counts, apart) = (requests.tallies(), requests.counts(), exchanges.apart());
+    let exchanges = &requests.count.exchanges;
+    snapshot.requests = exchanges.requests().to_vec();
+    snapshot.answers = exchanges.answers().to_vec();
+    let (tallies, counts, apart, folded) =
+        (requests.tallies(), requests.counts(), requests.count.apart, exchanges.folded());
     snapshot.lost.extend([
         ("capture", "piece_ring_full", tallies.lost),
         ("capture", "piece_end_ring_full", tallies.lost_ends),
@@ -69,7 +69,6 @@ pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
         ("capture", "socket_table_full", tallies.no_state),
         ("decode", "connections_full", requests.turned_away),
         ("decode", "conversation_over_budget", counts.over_budget),
-        ("decode", "unpaired", counts.unpaired),
         ("decode", "garbage", counts.garbage),
         ("decode", "too_long", counts.too_long),
     ]);
@@ -93,11 +92,17 @@ pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
             counts.exchanges,
         ),
         number("exchanges_partial", "Those of which not all was seen.", counts.partial),
-        number("exchanges_folded", "Those counted together because a bound was reached.", apart.folded),
+        number(
+            "exchanges_folded",
+            "Requests counted with less detail because a bound was reached.",
+            folded.requests,
+        ),
         number("tls_handshakes", "TLS handshakes told.", counts.handshakes),
         number("pieces", "Pieces of sockets' bytes handed over.", tallies.pieces),
         number("piece_bytes", "Bytes in them.", tallies.copied_bytes),
     ]);
+    let files = u64::try_from(requests.tls_files()).unwrap_or(u64::MAX);
+    snapshot.gauges.push(number("tls_files", "Programs and libraries in which TLS is read.", files));
     let open = u64::try_from(requests.connections()).unwrap_or(u64::MAX);
     snapshot.gauges.push(number("http_connections", "Connections that are read now.", open));
     probe(snapshot, requests.probe().memory(), requests.probe().run_times());
