@@ -9,9 +9,10 @@
 
 /* Filled before the programs are loaded. */
 const volatile __u32 agent_pid_namespace;
-const volatile __u32 agent_pid; /* as that namespace names it */
-const volatile __u32 wake_at;   /* bytes waiting in the ring at which the agent is woken */
-const volatile bool by_calls;   /* the kernel has no tracepoints at sockets: see calls.h */
+const volatile __u32 agent_pid;   /* as that namespace names it */
+const volatile __u32 wake_at;     /* bytes waiting in the ring at which the agent is woken */
+const volatile bool servers_only; /* HTTP is of interest where it is served */
+const volatile bool by_calls;     /* the kernel has no tracepoints at sockets: see calls.h */
 
 /* What is remembered of a connection, as long as its socket lives. */
 struct socket_state {

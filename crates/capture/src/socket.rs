@@ -36,6 +36,8 @@ pub struct Settings {
     pub exclude_comms: Vec<String>,
     /// Inode of the pid namespace in which this process knows its own number; 0: its own.
     pub pid_namespace: u32,
+    /// HTTP of the ends that call is left out: each request is seen where it is received.
+    pub servers_only: bool,
     /// Look at the ends of system calls, as on kernels that tell nothing at sockets (before 6.4): dearer for all, and
     /// what `sendmmsg` and `recvmmsg` move is seen in part. Otherwise it is done only where it must.
     pub by_calls: bool,
@@ -43,7 +45,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, exclude_comms: Vec::new(), pid_namespace: 0, by_calls: false }
+        Self {
+            ring_bytes: 8 << 20,
+            exclude_comms: Vec::new(),
+            pid_namespace: 0,
+            servers_only: false,
+            by_calls: false,
+        }
     }
 }
 
@@ -171,6 +179,8 @@ pub struct Tallies {
     pub excluded: u64,
     /// Connections left out: they speak neither HTTP nor TLS.
     pub other: u64,
+    /// Connections left out: they call, and only what is served is wanted ([`Settings::servers_only`]).
+    pub callers: u64,
     /// Pieces left out: the kernel had no memory to remember their connection.
     pub no_state: u64,
     /// Connections found to speak HTTP.
@@ -269,6 +279,7 @@ impl SocketProbe {
         if let Some(rodata) = &mut open.maps.rodata_data {
             rodata.by_calls = by_calls;
             rodata.agent_pid = std::process::id();
+            rodata.servers_only = settings.servers_only;
             rodata.agent_pid_namespace = match settings.pid_namespace {
                 0 => kernel::pid_namespace(),
                 inode => inode,
@@ -376,6 +387,7 @@ impl SocketProbe {
             compat: of(Tally::SOCKET_COMPAT),
             excluded: of(Tally::SOCKET_EXCLUDED),
             other: of(Tally::SOCKET_OTHER),
+            callers: of(Tally::SOCKET_CALLERS),
             no_state: of(Tally::SOCKET_NO_STATE),
             http: of(Tally::SOCKET_WATCHED),
             tls: of(Tally::SOCKET_TLS),
