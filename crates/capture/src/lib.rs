@@ -4,6 +4,9 @@
 //! layouts are declared once, in `bpf/x.h`; their Rust side is generated. Knows nothing of HTTP.
 
 mod attach;
+pub mod attempt;
+#[doc(hidden)]
+pub mod balancer;
 pub mod clock;
 pub mod connection;
 mod error;
@@ -16,6 +19,8 @@ pub mod pin;
 pub mod process;
 mod ring;
 mod skeleton;
+pub mod socket;
+pub mod tls;
 mod values;
 mod verifier;
 #[doc(hidden)]
@@ -23,4 +28,5 @@ pub mod yardstick;
 
 pub use attach::Mode;
 pub use error::CaptureError;
+pub use ring::wait;
 pub use values::MapMemory;

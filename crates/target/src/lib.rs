@@ -14,3 +14,4 @@ pub mod sockets;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod tls;

@@ -3,24 +3,23 @@
 //! Read without the dynamic table, which a watcher that may have missed blocks cannot have. The first block of a
 //! connection cannot need it for the wanted fields: nothing has been put there yet.
 
-use octets::Octets;
-
 use super::bytes::Bytes;
+use crate::hpack::{FieldName, Representation};
 
 /// Longest encoded name that is decoded: `content-type` and shorter are wanted.
 const NAME_MAX: usize = 16;
 
 /// The fields that are wanted, decoded, as far as the block holds them in full.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Fields {
-    pub(super) authority: Option<Vec<u8>>,
-    pub(super) path: Option<Vec<u8>>,
-    pub(super) content_type: Option<Vec<u8>>,
+pub(crate) struct Fields {
+    pub(crate) authority: Option<Vec<u8>>,
+    pub(crate) path: Option<Vec<u8>>,
+    pub(crate) content_type: Option<Vec<u8>>,
 }
 
 impl Fields {
     /// gRPC says so: `application/grpc`, `application/grpc+proto`, `application/grpc-web` …
-    pub(super) fn grpc(&self) -> bool {
+    pub(crate) fn grpc(&self) -> bool {
         let rest = self.content_type.as_deref().and_then(|text| text.strip_prefix(b"application/grpc"));
         rest.is_some_and(|rest| !rest.first().is_some_and(u8::is_ascii_alphanumeric))
     }
@@ -56,7 +55,7 @@ impl Name {
 }
 
 /// Reads a block to its end, to where it was cut, or to what is none.
-pub(super) fn read(block: &[u8]) -> Fields {
+pub(crate) fn read(block: &[u8]) -> Fields {
     let mut fields = Fields::default();
     let mut left = Bytes(block);
     while field(&mut left, &mut fields).is_some() {}
@@ -64,33 +63,23 @@ pub(super) fn read(block: &[u8]) -> Fields {
 }
 
 fn field(left: &mut Bytes<'_>, fields: &mut Fields) -> Option<()> {
-    let first = left.u8()?;
-    if first & 0x80 != 0 {
-        match integer(left, first, 7)? {
-            0 => return None,
-            4 => fields.path.get_or_insert_with(|| b"/".to_vec()),
-            5 => fields.path.get_or_insert_with(|| b"/index.html".to_vec()),
-            _ => return Some(()),
-        };
-        return Some(());
-    }
-    if first & 0xe0 == 0x20 {
-        integer(left, first, 5)?;
-        return Some(());
-    }
-    // With or without being put into the table.
-    let index = integer(left, first, if first & 0x40 == 0 { 4 } else { 6 })?;
-    let name = if index == 0 {
-        let name = Text::read(left)?;
-        if name.bytes.len() > NAME_MAX {
-            Name::Other
-        } else {
-            name.decode().map_or(Name::Other, |it| Name::of(&it))
+    let (name, value) = match Representation::read(left)? {
+        Representation::Indexed(4) => {
+            fields.path.get_or_insert_with(|| b"/".to_vec());
+            return Some(());
         }
-    } else {
-        Name::at(index)
+        Representation::Indexed(5) => {
+            fields.path.get_or_insert_with(|| b"/index.html".to_vec());
+            return Some(());
+        }
+        Representation::Indexed(_) | Representation::Resize(_) => return Some(()),
+        Representation::Literal { name, value, .. } => (name, value),
     };
-    let value = Text::read(left)?;
+    let name = match name {
+        FieldName::At(index) => Name::at(index),
+        FieldName::Text(name) if name.bytes.len() > NAME_MAX => Name::Other,
+        FieldName::Text(name) => name.decode().map_or(Name::Other, |it| Name::of(&it)),
+    };
     let place = match name {
         Name::Authority => &mut fields.authority,
         Name::Path => &mut fields.path,
@@ -98,48 +87,9 @@ fn field(left: &mut Bytes<'_>, fields: &mut Fields) -> Option<()> {
         Name::Other => return Some(()),
     };
     if place.is_none() {
-        *place = Some(value.decode()?);
+        *place = Some(value.decode()?.into_owned());
     }
     Some(())
-}
-
-/// A number whose first bits are the last `bits` of a byte.
-fn integer(left: &mut Bytes<'_>, first: u8, bits: u32) -> Option<usize> {
-    let most = (1_usize << bits) - 1;
-    let mut number = usize::from(first) & most;
-    if number < most {
-        return Some(number);
-    }
-    // Three more bytes make two million, longer than any block.
-    for shift in [0, 7, 14] {
-        let byte = left.u8()?;
-        number += usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
-}
-
-struct Text<'a> {
-    huffman: bool,
-    bytes: &'a [u8],
-}
-
-impl<'a> Text<'a> {
-    fn read(left: &mut Bytes<'a>) -> Option<Self> {
-        let first = left.u8()?;
-        let len = integer(left, first, 7)?;
-        Some(Self { huffman: first & 0x80 != 0, bytes: left.take(len)? })
-    }
-
-    fn decode(&self) -> Option<Vec<u8>> {
-        if !self.huffman {
-            return Some(self.bytes.to_vec());
-        }
-        // The shortest code has five bits: at most 8/5 of the bytes that were captured.
-        Octets::with_slice(self.bytes).get_huffman_decoded().ok()
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ const HEADERS_MAX: usize = 48;
 
 /// What the protocol is to change to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Upgrade {
+pub(crate) enum Upgrade {
     WebSocket,
     /// HTTP/2 in clear text.
     H2c,
@@ -17,7 +17,7 @@ pub(super) enum Upgrade {
 
 /// What stands at the front of some bytes.
 #[derive(Debug, PartialEq)]
-pub(super) enum Head<'a> {
+pub(crate) enum Head<'a> {
     /// No HTTP/1.
     No,
     /// May become one when more is seen.
@@ -37,7 +37,7 @@ pub(super) enum Head<'a> {
     },
 }
 
-pub(super) fn read(bytes: &[u8]) -> Head<'_> {
+pub(crate) fn read(bytes: &[u8]) -> Head<'_> {
     let front = bytes.trim_ascii_start();
     if front.starts_with(b"HTTP/") { response(bytes) } else { request(bytes) }
 }
@@ -81,7 +81,7 @@ fn response(bytes: &[u8]) -> Head<'_> {
 
 /// The target of a request line that is longer than what was seen of it: nothing says HTTP yet, but a method that
 /// everybody uses and a path.
-pub(super) fn cut_line(bytes: &[u8]) -> Option<&[u8]> {
+pub(crate) fn cut_line(bytes: &[u8]) -> Option<&[u8]> {
     const KNOWN: [&[u8]; 7] =
         [b"GET /", b"POST /", b"PUT /", b"HEAD /", b"PATCH /", b"DELETE /", b"OPTIONS /"];
     let method = KNOWN.iter().find(|known| bytes.starts_with(known))?;
@@ -108,7 +108,7 @@ fn upgrade(headers: &[Header<'_>]) -> Option<Upgrade> {
 }
 
 /// Host and path of a request; a target that names a host outweighs the header, as RFC 9112 has it.
-pub(super) fn place<'a>(target: &'a [u8], header: Option<&'a [u8]>) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
+pub(crate) fn place<'a>(target: &'a [u8], header: Option<&'a [u8]>) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
     if target.starts_with(b"/") || target == b"*" {
         return (header, Some(target));
     }

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// What a client sends first.
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longest payload before the other side allowed more; nobody is seen to allow it in clear text.
 const FRAME_MAX: usize = 1 << 14;
 const HEADER: usize = 9;
@@ -33,7 +33,7 @@ const HAS_PRIORITY: u8 = 0x20;
 
 /// What stands at the front of some bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Front {
+pub(crate) enum Front {
     /// No HTTP/2.
     No,
     /// May become it when more is seen.
@@ -88,7 +88,7 @@ impl Frame {
 }
 
 /// Reads the front of `bytes`; `on_the_wire` is how many there were before any were cut off.
-pub(super) fn front(bytes: &[u8], on_the_wire: usize) -> Front {
+pub(crate) fn front(bytes: &[u8], on_the_wire: usize) -> Front {
     if bytes.starts_with(PREFACE) {
         return Front::Beginning;
     }
@@ -151,7 +151,7 @@ fn plausible(frame: Frame, payload: &[u8]) -> bool {
 
 /// One direction of a connection, read from frame to frame.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     /// The beginning of what needs more to be read: a cut header, or header fields.
     kept: Vec<u8>,
     /// Bytes of a frame's payload that are still to come.
@@ -162,7 +162,7 @@ pub(super) struct Walk {
 
 impl Walk {
     /// Reads what follows; `cut` bytes behind it were not captured.
-    pub(super) fn feed(&mut self, bytes: &[u8], cut: usize, last: bool, mut found: impl FnMut(Fields)) {
+    pub(crate) fn feed(&mut self, bytes: &[u8], cut: usize, last: bool, mut found: impl FnMut(Fields)) {
         let mut new = Bytes(bytes);
         self.skip -= new.take_up_to(self.skip).len();
         let joined = match join(&mut self.kept, new.0) {

@@ -8,16 +8,16 @@
 //! that only while a hello or a head is being put together. Names are cleaned as hosts are elsewhere; a path is
 //! not masked yet.
 
-mod bytes;
+pub(crate) mod bytes;
 mod dns;
 mod hpack;
-mod http1;
-mod http2;
+pub(crate) mod http1;
+pub(crate) mod http2;
 mod join;
-mod names;
+pub(crate) mod names;
 #[cfg(test)]
-mod tests;
-mod tls;
+pub(crate) mod tests;
+pub(crate) mod tls;
 
 use std::borrow::Cow;
 

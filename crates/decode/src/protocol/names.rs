@@ -1,14 +1,14 @@
 //! Names from the network, made fit to be labels: bounded, valid UTF-8, nothing in them that could pass for more.
 
 /// Longest host, in bytes; no name of the DNS is longer.
-pub(super) const HOST_MAX: usize = 255;
+pub(crate) const HOST_MAX: usize = 255;
 /// Longest path kept, in bytes.
-pub(super) const PATH_MAX: usize = 512;
+pub(crate) const PATH_MAX: usize = 512;
 /// Longest protocol name of ALPN, in bytes; IANA's longest has 17.
 const ALPN_MAX: usize = 32;
 
 /// The host of a `Host` header, an `:authority` or a request target: without user, password and port.
-pub(super) fn authority(text: &[u8]) -> Option<String> {
+pub(crate) fn authority(text: &[u8]) -> Option<String> {
     let text = text.trim_ascii();
     // Whatever stands before the last `@` are credentials.
     let text = text.iter().rposition(|b| *b == b'@').and_then(|at| text.get(at + 1..)).unwrap_or(text);
@@ -28,7 +28,7 @@ fn without_port(text: &[u8]) -> &[u8] {
 }
 
 /// A name in lower case; U+FFFD stands for what no host has, as with the gateway's own hosts.
-pub(super) fn host(text: &[u8]) -> Option<String> {
+pub(crate) fn host(text: &[u8]) -> Option<String> {
     let plain = |c: char| {
         c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '*')
     };
@@ -39,7 +39,7 @@ pub(super) fn host(text: &[u8]) -> Option<String> {
 /// The path of a request target, up to its query: what follows may hold secrets, and is never kept.
 ///
 /// Not masked: a path may hold a token too, and goes through `mask::Masker` before it is shown.
-pub(super) fn path(target: &[u8]) -> Option<String> {
+pub(crate) fn path(target: &[u8]) -> Option<String> {
     let end = target.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(target.len());
     // Controls are replaced here; what else could fool a terminal is the writer's to escape.
     let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
@@ -47,9 +47,14 @@ pub(super) fn path(target: &[u8]) -> Option<String> {
 }
 
 /// A protocol of ALPN. What is not printable is made up (RFC 8701), and no name.
-pub(super) fn alpn(text: &[u8]) -> Option<String> {
+pub(crate) fn alpn(text: &[u8]) -> Option<String> {
     let fits = text.len() <= ALPN_MAX && text.iter().all(|b| b.is_ascii_graphic());
     fits.then(|| bounded(text, ALPN_MAX, |c| c)).flatten()
+}
+
+/// Any text without control characters, at most `max` bytes of it.
+pub(crate) fn text(text: &[u8], max: usize) -> Option<String> {
+    bounded(text, max, |c| if c.is_control() { '\u{fffd}' } else { c })
 }
 
 /// At most `max` bytes of it, cut between characters; nothing for nothing.

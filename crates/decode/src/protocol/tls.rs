@@ -28,7 +28,7 @@ const SUPPORTED_VERSIONS: u16 = 43;
 
 /// What stands at the front of some bytes.
 #[derive(Debug, PartialEq)]
-pub(super) enum Front {
+pub(crate) enum Front {
     /// No TLS.
     No,
     /// May become a hello when more is seen.
@@ -43,8 +43,8 @@ pub(super) enum Front {
 
 /// A hello, as far as it was seen.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Hello {
-    pub(super) from_server: bool,
+pub(crate) struct Hello {
+    pub(crate) from_server: bool,
     /// Chosen by a server, the highest of a client. Only once nothing that follows can overrule it.
     version: Option<TlsVersion>,
     sni: Option<String>,
@@ -52,12 +52,12 @@ pub(super) struct Hello {
     alpn: Option<String>,
     cipher: Option<u16>,
     /// Nothing of it is missing.
-    pub(super) whole: bool,
+    pub(crate) whole: bool,
 }
 
 /// What both sides told.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known {
+pub(crate) struct Known {
     client: Option<Side>,
     server: Option<Side>,
     sni: Option<String>,
@@ -72,7 +72,7 @@ struct Side {
 
 impl Known {
     /// Adds a hello, or more of one seen before. What was told first stays: later bytes may be of something else.
-    pub(super) fn add(&mut self, hello: Hello) {
+    pub(crate) fn add(&mut self, hello: Hello) {
         let side = if hello.from_server { &mut self.server } else { &mut self.client };
         let side = side.get_or_insert_default();
         side.version = side.version.or(hello.version);
@@ -84,11 +84,11 @@ impl Known {
         }
     }
 
-    pub(super) fn answered(&self) -> bool {
+    pub(crate) fn answered(&self) -> bool {
         self.server.is_some()
     }
 
-    pub(super) fn told(&self) -> Tls {
+    pub(crate) fn told(&self) -> Tls {
         let either = |of: fn(&Side) -> Option<&TlsVersion>| {
             self.server.as_ref().and_then(of).or(self.client.as_ref().and_then(of)).copied()
         };
@@ -103,7 +103,7 @@ impl Known {
 }
 
 /// Reads the front of `bytes`; `on_the_wire` is how many there were before any were cut off.
-pub(super) fn read(bytes: &[u8], on_the_wire: usize) -> Front {
+pub(crate) fn read(bytes: &[u8], on_the_wire: usize) -> Front {
     let mut left = Bytes(bytes);
     let Some((kind, _)) = record(&mut left) else {
         // A header that goes on behind the end fits as far as it goes.

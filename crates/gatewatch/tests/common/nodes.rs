@@ -71,6 +71,9 @@ impl Node {
             "net.ipv4.conf.all.rp_filter=0",
             "net.ipv4.conf.default.rp_filter=0",
             "net.ipv6.conf.default.accept_dad=0",
+            // The kernel tells a caller once a second that it is refused; the rest wait.
+            "net.ipv4.icmp_ratelimit=0",
+            "net.ipv6.icmp.ratelimit=0",
         ] {
             ns.run(&["sysctl", "-qw", setting]);
         }
