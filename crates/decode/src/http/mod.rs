@@ -108,7 +108,7 @@ enum Kind {
     Http1(Box<Http1>, Direction),
     Http2(Box<Http2>),
     Tls(Box<Handshake>),
-    /// TLS whose handshake is told.
+    /// TLS whose handshake is told, or was not seen.
     Closed,
     Other,
 }
@@ -284,6 +284,7 @@ impl Conversation {
             Found::Http1Begins(asks, kept) => (Kind::Http1(Box::new(Http1::new(false)), asks), kept),
             Found::Http2(asks, mid, kept) => (Kind::Http2(Box::new(Http2::new(asks, mid))), kept),
             Found::Tls(kept) => (Kind::Tls(Box::default()), kept),
+            Found::Closed => (Kind::Closed, Vec::new()),
             Found::Foreign => {
                 decoder.counts.foreign += 1;
                 (Kind::Other, Vec::new())
@@ -295,7 +296,6 @@ impl Conversation {
             let part = Part { at_ns, call_start, wire_len, bytes: &bytes, hole };
             self.feed(direction, part, decoder, out);
         }
-        let _ = decoder;
     }
 
     fn go_on(&mut self, after: After, asks: Direction) {

@@ -39,6 +39,8 @@ pub(super) enum Found {
     /// HTTP/2; the direction of requests; joined later.
     Http2(Option<Direction>, bool, Vec<Kept>),
     Tls(Vec<Kept>),
+    /// TLS whose handshake is over.
+    Closed,
     /// Nothing that is looked into.
     Foreign,
 }
@@ -163,7 +165,7 @@ impl Start {
             }
             match tls::read(part.bytes, part.wire_len) {
                 tls::Front::Hello(_) => return Found::Tls(kept()),
-                tls::Front::Records { sure: true } => return Found::Foreign,
+                tls::Front::Records { sure: true } => return Found::Closed,
                 tls::Front::Records { .. } | tls::Front::Maybe | tls::Front::No => {}
             }
             if h2::at_boundary(part.bytes, part.wire_len) {
