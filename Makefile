@@ -13,7 +13,7 @@ RELEASE      := $(or $(CARGO_TARGET_DIR),target)/release/gatewatch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build image buildx push demo test lint bench fuzz compat clean
+.PHONY: help setup build image buildx push demo envtest test lint bench fuzz compat clean
 
 help: ## Show this
 	@echo "gatewatch: shows, from the kernel, what a gateway really does. Linux only."
@@ -46,6 +46,9 @@ push: ## Push the image IMG:VERSION that image or buildx has made
 
 demo: setup build ## Watch a real gateway under load for DEMO_SECONDS (30), and check the counts (root)
 	@GATEWATCH="$(RELEASE)" demo/run
+
+envtest: ## Build the tests' Kubernetes (etcd, kube-apiserver, kube-controller-manager) and KEDA, once, into a cache
+	@tools/envtest/build
 
 test: setup lint ## Everything that is checked: lint, all tests, kernel ones included, nginx layouts, deploy/ (root)
 	@scripts/setup tests

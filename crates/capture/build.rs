@@ -8,7 +8,8 @@ use std::{
 
 use libbpf_cargo::SkeletonBuilder;
 
-const PROBES: [&str; 5] = ["nginx", "process", "network", "connection", "yardstick"];
+const PROBES: [&str; 9] =
+    ["nginx", "process", "network", "connection", "attempt", "socket", "hold", "yardstick", "balancer"];
 
 /// What is in pinned maps, by the files that declare it.
 const LAYOUTS: [(&str, &str); 2] =

@@ -15,7 +15,9 @@
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-    unsigned long di, si, dx, ax, sp, ip;
+    unsigned long di, si, dx, cx, ax, sp, ip;
+    unsigned long bx, r10, r14;
+    unsigned long orig_ax;
 } RELOCATED;
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {
@@ -25,8 +27,15 @@ struct user_pt_regs {
 } RELOCATED;
 struct pt_regs {
     struct user_pt_regs user_regs;
+    __u64 orig_x0;
+    int syscallno;
 } RELOCATED;
 #endif
+
+struct thread_info {
+    unsigned long flags;
+    __u32 status; /* x86 */
+} RELOCATED;
 
 struct ns_common {
     unsigned int inum;
@@ -46,11 +55,21 @@ struct pid {
     struct upid numbers[];
 } RELOCATED;
 
+struct net;
+
+struct nsproxy {
+    struct net *net_ns;
+} RELOCATED;
+
 struct task_struct {
+    struct thread_info thread_info;
     int pid;
     int tgid;
     struct pid *thread_pid;
+    struct nsproxy *nsproxy;
+    struct css_set *cgroups;
     struct task_struct *group_leader;
+    struct files_struct *files;
     char comm[16];
 } RELOCATED;
 
@@ -71,6 +90,10 @@ struct in6_addr_kernel {
     __u8 bytes[16];
 };
 
+typedef struct {
+    __s64 counter;
+} atomic64_t;
+
 struct sock_common {
     __be32 skc_daddr;
     __be32 skc_rcv_saddr;
@@ -79,6 +102,7 @@ struct sock_common {
     unsigned short skc_family;
     volatile unsigned char skc_state;
     possible_net_t skc_net;
+    atomic64_t skc_cookie;
     struct in6_addr_kernel skc_v6_daddr;
     struct in6_addr_kernel skc_v6_rcv_saddr;
 } RELOCATED;
@@ -91,20 +115,36 @@ struct cgroup {
     struct kernfs_node *kn;
 } RELOCATED;
 
+struct css_set {
+    struct cgroup *dfl_cgrp; /* in the unified hierarchy */
+} RELOCATED;
+
 struct sock_cgroup_data {
     struct cgroup *cgroup;
 } RELOCATED;
 
 struct inode {
+    __u16 i_mode;
     unsigned long i_ino;
 } RELOCATED;
 
 struct file {
     struct inode *f_inode;
+    void *private_data;
+} RELOCATED;
+
+struct fdtable {
+    unsigned int max_fds;
+    struct file **fd;
+} RELOCATED;
+
+struct files_struct {
+    struct fdtable *fdt;
 } RELOCATED;
 
 struct socket {
     struct file *file;
+    struct sock *sk;
 } RELOCATED;
 
 struct dst_entry {
@@ -117,6 +157,7 @@ struct sock {
     struct socket *sk_socket;
     struct sock_cgroup_data sk_cgrp_data;
     int sk_err;
+    __u16 sk_protocol;
     __u32 sk_ack_backlog;
     __u32 sk_max_ack_backlog;
 } RELOCATED;
@@ -129,6 +170,10 @@ struct tcp_sock {
     __u64 bytes_sent;
     __u64 bytes_retrans;
     __u64 bytes_received;
+    __u64 bytes_acked;
+    __u32 copied_seq, rcv_nxt;
+    __u32 write_seq, snd_nxt, snd_una;
+    __u64 tcp_wstamp_ns; /* when the last packet left, CLOCK_MONOTONIC */
     __u32 srtt_us;
     __u32 total_retrans;
 } RELOCATED;

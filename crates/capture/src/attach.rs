@@ -42,18 +42,19 @@ type Program<'a> = ProgramImpl<'a, libbpf_rs::Mut>;
 #[derive(Debug)]
 pub(crate) enum Attached {
     Link { link: Link, mode: Mode },
-    Filter(TcHook),
+    Filter { hook: TcHook, priority: u32 },
 }
 
-/// Our filters among others of the same qdisc.
+/// Our filters among others of the same qdisc; those of the hold stand behind those that count.
 const HANDLE: u32 = 0x6761;
 const PRIORITY: u32 = 49_000;
+pub(crate) const PRIORITY_HOLD: u32 = 49_001;
 
 impl Attached {
     pub(crate) fn mode(&self) -> Mode {
         match self {
             Self::Link { mode, .. } => *mode,
-            Self::Filter(_) => Mode::Clsact,
+            Self::Filter { .. } => Mode::Clsact,
         }
     }
 
@@ -61,18 +62,18 @@ impl Attached {
     pub(crate) fn is_live(&self, ifindex: u32) -> bool {
         match self {
             Self::Link { link, .. } => interface_of(link) == Some(ifindex),
-            Self::Filter(hook) => {
+            Self::Filter { hook, priority } => {
                 let mut hook = *hook;
-                hook.handle(HANDLE).priority(PRIORITY).query().is_ok_and(|program| program != 0)
+                hook.handle(HANDLE).priority(*priority).query().is_ok_and(|program| program != 0)
             }
         }
     }
 
     /// Takes it off. A link is taken off by dropping it.
     pub(crate) fn detach(self) {
-        if let Self::Filter(mut hook) = self {
+        if let Self::Filter { mut hook, priority } = self {
             // Gone already is as good.
-            let _gone = hook.handle(HANDLE).priority(PRIORITY).detach();
+            let _gone = hook.handle(HANDLE).priority(priority).detach();
         }
     }
 }
@@ -118,6 +119,16 @@ pub(crate) fn xdp_mode(program: &Program<'_>, ifindex: u32) -> Mode {
 
 /// TC: a TCX link where the kernel has them, else a filter.
 pub(crate) fn tc(program: &Program<'_>, ifindex: u32, ingress: bool) -> libbpf_rs::Result<Attached> {
+    tc_at(program, ifindex, ingress, PRIORITY)
+}
+
+/// The same; a filter stands at this priority among others of its qdisc.
+pub(crate) fn tc_at(
+    program: &Program<'_>,
+    ifindex: u32,
+    ingress: bool,
+    priority: u32,
+) -> libbpf_rs::Result<Attached> {
     if kernel::has_tcx() {
         let options = bpf_tcx_opts {
             sz: size_of::<bpf_tcx_opts>().try_into().unwrap_or_default(),
@@ -141,9 +152,9 @@ pub(crate) fn tc(program: &Program<'_>, ifindex: u32, ingress: bool) -> libbpf_r
         .ifindex(signed(ifindex))
         .replace(true)
         .handle(HANDLE)
-        .priority(PRIORITY)
+        .priority(priority)
         .hook(point);
     // A qdisc that is there already serves as well.
     let _there = hook.create();
-    Ok(Attached::Filter(hook.attach()?))
+    Ok(Attached::Filter { hook: hook.attach()?, priority })
 }

@@ -21,6 +21,14 @@ pub enum CaptureError {
         /// Likewise.
         minor: u32,
     },
+    /// The kernel is too old for one thing.
+    #[error("this kernel cannot tell {what}: Linux {needs} or newer is needed for that")]
+    Lacks {
+        /// What it cannot tell.
+        what: &'static str,
+        /// The first version that can.
+        needs: &'static str,
+    },
     /// The kernel has no type information of itself.
     #[error(
         "this kernel has no BTF (/sys/kernel/btf/vmlinux): gatewatch needs Linux 5.8 or newer built with CONFIG_DEBUG_INFO_BTF=y"

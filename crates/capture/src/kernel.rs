@@ -35,6 +35,22 @@ pub fn has_tcx() -> bool {
     version() >= (6, 6)
 }
 
+/// Tracepoints tell what was sent and received on sockets, after whichever call (Linux 6.4, or where it was carried
+/// back to).
+#[must_use]
+pub fn has_socket_tracepoints() -> bool {
+    libbpf_rs::btf::Btf::from_vmlinux().is_ok_and(|btf| {
+        btf.type_by_name::<libbpf_rs::btf::types::Typedef<'_>>("btf_trace_sock_send_length").is_some()
+    })
+}
+
+/// Return probes can kill no process: on x86-64 they are a system call since Linux 6.11, which seccomp filters saw until
+/// 6.14.
+#[must_use]
+pub fn return_probes_are_safe() -> bool {
+    !cfg!(target_arch = "x86_64") || !((6, 11)..(6, 14)).contains(&version())
+}
+
 /// XDP programs can be attached by links (Linux 5.9) and read what does not lie in one piece (5.18).
 #[must_use]
 pub fn has_xdp() -> bool {

@@ -4,9 +4,13 @@
 //! layouts are declared once, in `bpf/x.h`; their Rust side is generated. Knows nothing of HTTP.
 
 mod attach;
+pub mod attempt;
+#[doc(hidden)]
+pub mod balancer;
 pub mod clock;
 pub mod connection;
 mod error;
+pub mod hold;
 pub mod kernel;
 pub mod network;
 pub mod nginx;
@@ -14,6 +18,8 @@ pub mod pin;
 pub mod process;
 mod ring;
 mod skeleton;
+pub mod socket;
+pub mod tls;
 mod values;
 mod verifier;
 #[doc(hidden)]
@@ -21,4 +27,5 @@ pub mod yardstick;
 
 pub use attach::Mode;
 pub use error::CaptureError;
+pub use ring::wait;
 pub use values::MapMemory;

@@ -346,7 +346,10 @@ impl NginxProbe {
     /// Sleeps for `timeout`, or less when the ring has filled so far that the kernel wakes the agent, or when one of
     /// `processes` has begun or ended.
     pub fn wait(&self, timeout: Duration, processes: Option<&ProcessProbe>) {
-        ring::wait(timeout, &self.ring, processes.map(|processes| &processes.ring));
+        ring::wait(
+            timeout,
+            &[Some(self.ring.descriptor()), processes.map(|processes| processes.ring.descriptor())],
+        );
     }
 
     /// The rows in use of the worker table, by index.

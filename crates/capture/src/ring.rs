@@ -34,6 +34,13 @@ impl Ring {
         Ok(Self { buffer: builder.build()?, sink })
     }
 
+    /// Has something to read when the kernel has woken the reader.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to the buffer and is open as long as that lives, which is longer than the
+        // borrow.
+        unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) }
+    }
+
     /// Hands up to `limit` waiting records to `sink`; how many there were.
     pub(crate) fn drain(&self, limit: usize, sink: &mut Sink<'_>) -> usize {
         let sink: *mut Sink<'_> = sink;
@@ -52,17 +59,28 @@ impl Ring {
     }
 }
 
-/// Sleeps for `timeout`, or less when the kernel wakes the reader of one of the rings.
-pub(crate) fn wait(timeout: Duration, ring: &Ring, other: Option<&Ring>) {
-    let fd = |ring: &Ring| {
+/// Sleeps for `timeout`, or less when one of `descriptors` has something to read.
+pub fn wait(timeout: Duration, descriptors: &[Option<BorrowedFd<'_>>]) {
+    let watched = descriptors.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN));
+    let mut watched: Vec<_> = watched.collect();
+    // No such timeout is refused; an interruption by a signal only ends the sleep early.
+    let timeout = Timespec::try_from(timeout).ok();
+    let _early = poll(&mut watched, timeout.as_ref());
+}
+
+/// Sleeps until the ring has something or `other` can be read; at most for `timeout`.
+pub(crate) fn wait_beside(timeout: Option<Duration>, ring: Option<&Ring>, other: BorrowedFd<'_>) {
+    let ring = ring.map(|ring| {
         // SAFETY: the descriptor belongs to the ring's buffer and is open as long as that lives, which is longer
         // than this call.
         unsafe { BorrowedFd::borrow_raw(ring.buffer.epoll_fd()) }
-    };
-    let (first, second) = (fd(ring), other.map(fd));
-    let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-    let mut watched: Vec<_> = [Some(first), second].into_iter().flatten().map(watch).collect();
-    // No such timeout is refused; an interruption by a signal only ends the sleep early.
-    let timeout = Timespec::try_from(timeout).ok();
+    });
+    let mut watched: Vec<_> = [Some(other), ring]
+        .into_iter()
+        .flatten()
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    // An interruption by a signal only ends the sleep early.
     let _early = poll(&mut watched, timeout.as_ref());
 }

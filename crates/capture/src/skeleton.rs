@@ -21,4 +21,8 @@ skeleton!(nginx);
 skeleton!(process);
 skeleton!(network);
 skeleton!(connection);
+skeleton!(attempt);
+skeleton!(hold);
+skeleton!(socket);
 skeleton!(yardstick);
+skeleton!(balancer);

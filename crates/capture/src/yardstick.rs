@@ -5,7 +5,7 @@ use std::{mem::MaybeUninit, time::Duration};
 
 use libbpf_rs::{
     ProgramInput,
-    libbpf_sys::{BPF_F_TEST_XDP_LIVE_FRAMES, XDP_PASS, XDP_TX},
+    libbpf_sys::{self, BPF_F_TEST_XDP_LIVE_FRAMES, BPF_TCX_EGRESS, BPF_TCX_INGRESS, XDP_PASS, XDP_TX},
     skel::{OpenSkel, SkelBuilder},
 };
 
@@ -38,6 +38,23 @@ pub enum Way {
     In,
     /// They leave by it; at a veth's other end they come in from the wire (which takes an XDP program there).
     Out,
+}
+
+/// How many programs are attached to an interface by TCX, both ways.
+#[must_use]
+pub fn tcx_programs(ifindex: u32) -> u32 {
+    let at = |hook| {
+        let mut options = libbpf_sys::bpf_prog_query_opts {
+            sz: size_of::<libbpf_sys::bpf_prog_query_opts>().try_into().unwrap_or_default(),
+            ..libbpf_sys::bpf_prog_query_opts::default()
+        };
+        let target = i32::try_from(ifindex).unwrap_or(i32::MAX);
+        // SAFETY: `options` lives through the call, tells its own size, and offers no room for lists.
+        let failed = unsafe { libbpf_sys::bpf_prog_query_opts(target, hook, &raw mut options) };
+        // SAFETY: every member of the union is this count.
+        if failed == 0 { unsafe { options.__bindgen_anon_1.count } } else { 0 }
+    };
+    at(BPF_TCX_INGRESS) + at(BPF_TCX_EGRESS)
 }
 
 /// The loaded programs.

@@ -19,6 +19,8 @@ const MAX_MASK_COMPILED_BYTES: usize = 1 << 20;
 const MAX_PROCESS_NAME: usize = 15;
 const MAX_TEMPLATE_BYTES: usize = gatewatch_insight::routes::MAX_SERVICE_BYTES;
 const MAX_LIST: usize = 10_000;
+/// The kernel programs compare each.
+const MAX_COMMS: usize = 16;
 
 struct Checker(Vec<Problem>);
 
@@ -116,6 +118,7 @@ pub(crate) fn check(config: &Config) -> Vec<Problem> {
     to.range("capture.max_workers", &capture.max_workers, 1..=4096);
     to.power_of_two("capture.starts_per_worker", capture.starts_per_worker.into());
     to.range("capture.starts_per_worker", &capture.starts_per_worker, 64..=65_536);
+    check_node(&mut to, config);
     let network = &config.network;
     to.range("network.max_connections", &network.max_connections, 1024..=4 << 20);
     to.duration("network.idle", network.idle, Duration::from_secs(1)..=hours(1));
@@ -285,5 +288,56 @@ fn check_mask(to: &mut Checker, patterns: &[String]) {
             let why = last.strip_prefix("error: ").unwrap_or(last);
             to.add(key, format_args!("bad regular expression: {why}"));
         }
+    }
+}
+
+fn check_node(to: &mut Checker, config: &Config) {
+    let node = &config.node;
+    let seconds = Duration::from_secs;
+    to.duration("node.mapper.ttl", node.mapper.ttl, seconds(1)..=seconds(3600));
+    to.range("node.mapper.capacity", &node.mapper.capacity, 16..=1_000_000);
+    let namespace = &node.watch_namespace;
+    let is_label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if namespace.len() > 63 || !namespace.chars().all(is_label) {
+        to.add(
+            "node.watch_namespace",
+            "not the name of a namespace: small letters, digits and `-`, at most 63",
+        );
+    }
+    let lists = [
+        ("node.attempts.exclude_comms", &node.attempts.exclude_comms),
+        ("node.requests.exclude_comms", &node.requests.exclude_comms),
+    ];
+    for (key, comms) in lists {
+        if comms.len() > MAX_COMMS {
+            to.add(key, format_args!("{} names are too many: {MAX_COMMS} at most", comms.len()));
+        }
+        for (index, comm) in comms.iter().enumerate() {
+            if comm.is_empty() || comm.len() > MAX_PROCESS_NAME {
+                let key = format!("{key}[{index}]");
+                to.add(
+                    key,
+                    format_args!("the kernel keeps 1 to {MAX_PROCESS_NAME} bytes of a process's name"),
+                );
+            }
+        }
+    }
+    for (index, path) in node.requests.health_check_paths.iter().enumerate() {
+        if !path.starts_with('/') {
+            to.add(format!("node.requests.health_check_paths[{index}]"), "a path begins with `/`");
+        }
+    }
+    if node.requests.health_check_paths.len() > MAX_LIST {
+        to.add("node.requests.health_check_paths", format_args!("too many: {MAX_LIST} at most"));
+    }
+    let demand = &node.demand;
+    if demand.tls_cert.is_some() != demand.tls_key.is_some() {
+        to.add("node.demand.tls_cert", "certificate and key go together: give `tls_cert` and `tls_key`");
+    }
+    if demand.tls_client_ca.is_some() && demand.tls_cert.is_none() {
+        to.add(
+            "node.demand.tls_client_ca",
+            "clients show certificates under TLS only: give `tls_cert` and `tls_key`",
+        );
     }
 }

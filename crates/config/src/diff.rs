@@ -12,8 +12,8 @@ const SHOWN: usize = 80;
 const UNSET: &str = "unset";
 
 /// Keys whose change takes effect at the next start only: a key, or a section with all its keys.
-const AT_NEXT_START: [&str; 5] =
-    ["listen", "capture", "network.max_connections", "network.pin", "network.pin_dir"];
+const AT_NEXT_START: [&str; 6] =
+    ["listen", "capture", "network.max_connections", "network.pin", "network.pin_dir", "node"];
 
 /// One key that differs. The texts are cut, masked and escaped: fit for a log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,9 +25,10 @@ pub use diff::{Change, diff};
 pub use error::{ConfigError, Place, Problem};
 pub use file::read_file;
 pub use model::{
-    Alerts, Capture, Config, Detail, DomainAnalysis, Filter, Gateway, Ingress, InstanceName, Listen, Log,
-    LogLevel, Mask, Metrics, Monitoring, Network, PathAnalysis, Paths, Protocol, Routing, RoutingRule,
-    Series, Stats, StatusRange, Thresholds,
+    Alerts, Attempts, Capture, Config, Demand, Detail, DomainAnalysis, Filter, Gateway, Hold, Ingress,
+    InstanceName, Listen, Log, LogLevel, Mapper, Mask, Metrics, Mode, Monitoring, Network, Node,
+    PathAnalysis, Paths, Protocol, RequestSource, Requests, Routing, RoutingRule, Series, Stats, StatusRange,
+    Thresholds,
 };
 pub use yaml::MAX_FILE_BYTES;
 

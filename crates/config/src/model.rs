@@ -30,6 +30,8 @@ pub struct Config {
     pub capture: Capture,
     /// Packets and connections.
     pub network: Network,
+    /// What `gatewatch node` watches.
+    pub node: Node,
     /// How paths are grouped.
     pub paths: Paths,
     /// Bounds on time series.
@@ -349,6 +351,160 @@ pub enum Ingress {
     Xdp,
     /// TC.
     Tc,
+}
+
+/// `node`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Whether there is a cluster to ask. Environment: `MODE`.
+    pub mode: Mode,
+    /// The namespace whose Services and pods are known; empty: all. Environment: `WATCH_NAMESPACE`.
+    pub watch_namespace: String,
+    /// Bounds on what is known of the cluster.
+    pub mapper: Mapper,
+    /// Attempts to connect.
+    pub attempts: Attempts,
+    /// HTTP requests.
+    pub requests: Requests,
+    /// Demand, streamed to `gatewatch scaler`.
+    pub demand: Demand,
+    /// The first request's hold.
+    pub hold: Hold,
+}
+
+/// Whether there is a cluster to ask.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Addresses are named by the cluster's API server.
+    #[default]
+    Cluster,
+    /// There is none: addresses have no names.
+    Local,
+}
+
+/// `node.mapper`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mapper {
+    /// How long what is gone may still be named, for what was seen before it went; 1s to 1h. Environment: `MAPPER_TTL`.
+    #[serde(with = "units::duration")]
+    pub ttl: Duration,
+    /// How much of what is gone is remembered at once; 16 to 1,000,000. Environment: `MAPPER_CAPACITY`.
+    pub capacity: u32,
+    /// Labels of pods that are kept.
+    #[serde(with = "units::list")]
+    pub labels: Vec<String>,
+}
+
+impl Default for Mapper {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(60), capacity: 2048, labels: Vec::new() }
+    }
+}
+
+/// `node.attempts`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Attempts {
+    /// Off: no attempt is seen. Environment: `ENABLE_L4`.
+    pub enabled: bool,
+    /// Processes whose attempts do not count. Environment: `EXCLUDE_COMMS`.
+    #[serde(with = "units::list")]
+    pub exclude_comms: Vec<String>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { enabled: true, exclude_comms: vec!["kubelet".to_owned()] }
+    }
+}
+
+/// `node.requests`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Requests {
+    /// Whether HTTP is read from sockets. Environment: `ENABLE_L7_HTTP`.
+    pub enabled: bool,
+    /// Processes whose sockets are not read. Environment: `L7_EXCLUDE_COMMS`.
+    #[serde(with = "units::list")]
+    pub exclude_comms: Vec<String>,
+    /// Whether health checks are left out. Environment: `FILTER_HEALTHCHECK`.
+    pub filter_health_checks: bool,
+    /// Paths of health checks besides those known: exact, or with `*` at the end. Environment: `HEALTHCHECK_PATHS`.
+    #[serde(with = "units::list")]
+    pub health_check_paths: Vec<String>,
+    /// What the label `source_ip` holds.
+    pub source: RequestSource,
+    /// Read what TLS libraries encrypt, too.
+    pub tls: bool,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            exclude_comms: vec!["agent".to_owned()],
+            filter_health_checks: true,
+            health_check_paths: Vec::new(),
+            source: RequestSource::Ip,
+            tls: true,
+        }
+    }
+}
+
+/// What the label `source_ip` holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequestSource {
+    /// The caller's address.
+    #[default]
+    Ip,
+    /// The caller's workload, `namespace/name`; its address where that is unknown.
+    Workload,
+}
+
+/// `node.demand`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Demand {
+    /// Off: no demand is streamed.
+    pub enabled: bool,
+    /// Address and port of the stream.
+    pub listen: Listen,
+    /// Certificate chain and key in PEM, for TLS; unset: plaintext.
+    pub tls_cert: Option<PathBuf>,
+    /// The key.
+    pub tls_key: Option<PathBuf>,
+    /// Certificates of those whose clients are let in; unset: any client.
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+impl Default for Demand {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            listen: Listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9103)),
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+        }
+    }
+}
+
+/// `node.hold`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hold {
+    /// Off: no refusal is held back, whatever a Service's annotation says.
+    pub enabled: bool,
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// `paths`

@@ -2,6 +2,7 @@
 //!
 //! Bad bytes become a named outcome, never a panic. Knows nothing of metrics or of what the kernel is asked.
 
+pub mod attempt;
 mod hpack;
 pub mod http;
 pub mod network;

@@ -10,7 +10,6 @@
 
 use std::{
     future::Future,
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,7 +19,6 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -29,15 +27,13 @@ use axum::{
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, watch},
 };
 
-use crate::{log::FiguresLine, metrics, network::Desk, snapshot::Snapshot};
+use crate::{log::FiguresLine, metrics, network::Desk, snapshot::Snapshot, stream};
 
 /// How long a scrape waits for the hot loop to publish; past that it gets the last picture.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a client may take to read a chunk.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// Scrapes written at once; more wait. Many at once would take the CPU the hot loop needs.
 const SCRAPES: usize = 2;
 /// A hot loop that has not turned for so long is not healthy.
@@ -127,14 +123,6 @@ struct App {
     scrapes: Arc<Semaphore>,
 }
 
-/// Takes the address.
-///
-/// # Errors
-/// When it is taken already, or not ours.
-pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
-
 /// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
 ///
 /// # Errors
@@ -164,49 +152,11 @@ async fn serve_metrics(State(app): State<App>) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let (snapshot, network) = tokio::join!(app.exchange.fresh(), app.exchange.network.fresh());
-    let (sender, receiver) = mpsc::channel(2);
-    tokio::task::spawn_blocking(move || {
+    let body = stream::body(move |to| {
         let _turn = turn;
-        let mut chunks = Chunks { sender, buffer: String::with_capacity(CHUNK) };
-        // It fails when the client has gone: nobody is left to tell.
-        if metrics::render(snapshot, network, &mut chunks).is_ok() {
-            let _gone = chunks.send();
-        }
+        metrics::render(snapshot, network, to)
     });
-    let chunks = futures_util::stream::unfold(receiver, async |mut receiver| {
-        receiver.recv().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), receiver))
-    });
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], Body::from_stream(chunks)).into_response()
-}
-
-/// What is sent of a large answer at once: it is never in memory as a whole.
-const CHUNK: usize = 64 << 10;
-
-struct Chunks {
-    sender: mpsc::Sender<String>,
-    buffer: String,
-}
-
-impl Chunks {
-    fn send(&mut self) -> std::fmt::Result {
-        let chunk = std::mem::replace(&mut self.buffer, String::with_capacity(CHUNK));
-        // A client that does not read must not keep others from their turn.
-        let taken = tokio::time::timeout(CLIENT_PATIENCE, self.sender.send(chunk));
-        match tokio::runtime::Handle::current().block_on(taken) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(std::fmt::Error),
-        }
-    }
-}
-
-impl std::fmt::Write for Chunks {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        if self.buffer.len() + text.len() > CHUNK && !self.buffer.is_empty() {
-            self.send()?;
-        }
-        self.buffer.push_str(text);
-        Ok(())
-    }
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], body).into_response()
 }
 
 async fn healthy(State(app): State<App>) -> Response {

@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use crate::{network::Picture, snapshot::Snapshot};
 
-mod network;
+pub(crate) mod network;
 
 /// The content type of what [`render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -34,22 +34,30 @@ pub fn render(snapshot: Arc<Snapshot>, network: Arc<Picture>, to: &mut impl fmt:
 struct View(Arc<Snapshot>, Arc<Picture>);
 
 /// One family while it is written.
-struct Family<'a>(MetricEncoder<'a>);
+pub(crate) struct Family<'a>(MetricEncoder<'a>);
 
 impl Family<'_> {
-    fn counter(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeCounterValue) -> fmt::Result {
+    pub(crate) fn counter(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        value: impl EncodeCounterValue,
+    ) -> fmt::Result {
         self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
-    fn gauge(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(crate) fn gauge(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        value: impl EncodeGaugeValue,
+    ) -> fmt::Result {
         self.0.encode_family(labels)?.encode_gauge(&value)
     }
 
-    fn one_counter(&mut self, value: impl EncodeCounterValue) -> fmt::Result {
+    pub(crate) fn one_counter(&mut self, value: impl EncodeCounterValue) -> fmt::Result {
         self.0.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
-    fn one_gauge(&mut self, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(crate) fn one_gauge(&mut self, value: impl EncodeGaugeValue) -> fmt::Result {
         self.0.encode_gauge(&value)
     }
 
@@ -62,7 +70,7 @@ impl Family<'_> {
 }
 
 #[allow(clippy::cast_precision_loss)] // sums of nanoseconds, shown as seconds: exact to 104 days
-fn seconds(ns: u64) -> f64 {
+pub(crate) fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
@@ -113,24 +121,7 @@ impl Collector for View {
                 "Requests whose detail was lost to a full ring, by status.",
             )?,
         )?;
-        programs(
-            self,
-            counter(
-                encoder,
-                "gatewatch_program_run_seconds",
-                "Run time of the kernel programs (kernel.bpf_stats_enabled).",
-            )?,
-            |p| seconds(p.run_ns),
-        )?;
-        programs(
-            self,
-            counter(
-                encoder,
-                "gatewatch_program_runs",
-                "Runs of the kernel programs (kernel.bpf_stats_enabled).",
-            )?,
-            |p| p.runs,
-        )?;
+        programs(self.0.programs.iter().chain(&self.1.programs), encoder)?;
         lua(
             &self.0,
             counter(encoder, "gatewatch_lua_phase_seconds", "Time spent in Lua, by phase, while probed.")?,
@@ -163,8 +154,7 @@ impl Collector for View {
                 "New configurations while running, by what became of them.",
             )?,
         )?;
-        counter(encoder, "gatewatch_agent_cpu_seconds", "CPU time of this process.")?
-            .one_counter(seconds(self.0.agent.cpu_ns))?;
+        agent(self.0.agent, encoder)?;
 
         network::encode(&self.1, encoder)?;
         network::maps(self.0.maps.iter().chain(&self.1.maps), encoder)?;
@@ -173,7 +163,7 @@ impl Collector for View {
     }
 }
 
-fn family<'a>(
+pub(crate) fn family<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     name: &'a str,
     help: &str,
@@ -182,7 +172,7 @@ fn family<'a>(
     encoder.encode_descriptor(name, help, None, kind).map(Family)
 }
 
-fn counter<'a>(
+pub(crate) fn counter<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     name: &'a str,
     help: &str,
@@ -190,7 +180,7 @@ fn counter<'a>(
     family(encoder, name, help, MetricType::Counter)
 }
 
-fn gauge<'a>(
+pub(crate) fn gauge<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     name: &'a str,
     help: &str,
@@ -279,15 +269,6 @@ fn overflow(snapshot: &Snapshot, mut family: Family<'_>) -> fmt::Result {
         }
     }
     Ok(())
-}
-
-fn programs<V: EncodeCounterValue>(
-    view: &View,
-    mut family: Family<'_>,
-    of: impl Fn(&crate::snapshot::Program) -> V,
-) -> fmt::Result {
-    let mut programs = view.0.programs.iter().chain(&view.1.programs);
-    programs.try_for_each(|program| family.counter(&[("program", program.name)], of(program)))
 }
 
 fn lua<V: EncodeCounterValue>(
@@ -419,10 +400,39 @@ fn gauges(snapshot: &Snapshot, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
         "When the configuration in use was applied, in seconds since 1970.",
     )?
     .one_gauge(seconds(snapshot.reloads.last_applied_ns))?;
+    Ok(())
+}
+
+/// What the process and its programs cost.
+pub(crate) fn agent(agent: crate::snapshot::Agent, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    counter(encoder, "gatewatch_agent_cpu_seconds", "CPU time of this process.")?
+        .one_counter(seconds(agent.cpu_ns))?;
     gauge(encoder, "gatewatch_agent_resident_bytes", "Memory of this process, its rings included.")?
-        .one_gauge(snapshot.agent.resident_bytes)?;
+        .one_gauge(agent.resident_bytes)?;
     gauge(encoder, "gatewatch_build_info", "The version of gatewatch; always 1.")?
         .gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1u64)
+}
+
+/// What the kernel programs cost.
+pub(crate) fn programs<'a>(
+    programs: impl Iterator<Item = &'a crate::snapshot::Program> + Clone,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
+    let mut family = counter(
+        encoder,
+        "gatewatch_program_run_seconds",
+        "Run time of the kernel programs (kernel.bpf_stats_enabled).",
+    )?;
+    programs
+        .clone()
+        .try_for_each(|program| family.counter(&[("program", program.name)], seconds(program.run_ns)))?;
+    let mut family = counter(
+        encoder,
+        "gatewatch_program_runs",
+        "Runs of the kernel programs (kernel.bpf_stats_enabled).",
+    )?;
+    let mut programs = programs;
+    programs.try_for_each(|program| family.counter(&[("program", program.name)], program.runs))
 }
 
 #[cfg(test)]

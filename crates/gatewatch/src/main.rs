@@ -1,9 +1,14 @@
 //! gatewatch: shows, from the kernel, what a gateway really does.
 
 mod connections;
+mod cost;
 mod doctor;
+mod ending;
 mod gateway;
+mod listen;
 mod network;
+mod node;
+mod scaler;
 mod settings;
 mod source;
 mod unload;
@@ -27,6 +32,8 @@ struct Cli {
 enum Command {
     /// Watch the gateways of this machine or pod: a line a request, statistics, and metrics
     Gateway(GatewayArgs),
+    /// Watch this node: who calls which Service, also one without pods, and what is answered
+    Node(NodeArgs),
     /// Tell what this kernel, these rights and these gateways allow, and what to do about each lack
     Doctor {
         /// The configuration file
@@ -43,6 +50,8 @@ enum Command {
     Connections(connections::Args),
     /// Stop counting packets and connections, and remove what agents left in the kernel to go on with it
     Unload(unload::Args),
+    /// Answer KEDA: which Services are called, as the node agents tell it
+    Scaler(scaler::Args),
     /// Check a configuration file without starting anything
     #[command(subcommand)]
     Check(Check),
@@ -88,6 +97,28 @@ struct GatewayArgs {
     duration: Option<u64>,
 }
 
+#[derive(clap::Args)]
+struct NodeArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "GATEWATCH_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where /metrics, /healthz and /readyz are served [default: 0.0.0.0:9102, or METRICS_ADDR]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Log as text, for people, instead of JSON lines
+    #[arg(long)]
+    text: bool,
+    /// debug, info, warn or error [default: info, or LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Without a cluster: addresses have no names [default: as MODE=local|cluster says, else cluster]
+    #[arg(long)]
+    local: bool,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    duration: Option<u64>,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
@@ -113,6 +144,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             gateway::run(args.source(), limit)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Node(args) => {
+            let limit = args.duration.map(Duration::from_secs);
+            node::run(&args.source(), limit)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Check(Check::Config { file }) => {
             let config = Config::load(&file)?;
             say(&format!("{}: good", file.display()));
@@ -123,6 +159,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Connections(args) => {
             connections::run(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Scaler(args) => {
+            scaler::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Unload(args) => {
@@ -150,6 +190,20 @@ impl GatewayArgs {
             lean: self.lean,
             lua_phases: self.lua_phases,
             no_network: self.no_network,
+            local: false,
+        };
+        Source { file: self.config, flags }
+    }
+}
+
+impl NodeArgs {
+    fn source(self) -> Source {
+        let flags = Flags {
+            listen: self.listen.map(Listen),
+            text: self.text,
+            log_level: self.log_level,
+            local: self.local,
+            ..Flags::default()
         };
         Source { file: self.config, flags }
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use gatewatch_config::{Config, ConfigError, Detail, Listen, read_file};
+use gatewatch_config::{Config, ConfigError, Detail, Listen, Mode, read_file};
 
 /// The file and the flags.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub struct Flags {
     pub lua_phases: bool,
     /// `network.enabled` off
     pub no_network: bool,
+    /// `node.mode: local`
+    pub local: bool,
 }
 
 impl Source {
@@ -68,6 +70,9 @@ impl Source {
         }
         config.gateway.lua_phases |= flags.lua_phases;
         config.network.enabled &= !flags.no_network;
+        if flags.local {
+            config.node.mode = Mode::Local;
+        }
         config.validate()?;
         Ok(config)
     }

@@ -3,6 +3,7 @@
 //! Never touches kernel, network or clock: time is an argument. Tested without root.
 
 pub mod connections;
+pub mod demand;
 pub mod exchanges;
 pub mod filter;
 pub mod health;

@@ -25,6 +25,8 @@ pub struct Interface {
     pub hardware: bool,
     /// Where its packets are counted.
     pub points: Points,
+    /// It is an end of a veth pair.
+    pub veth: bool,
     /// The other end of a veth pair, where it is in this namespace too.
     pub peer: Option<u32>,
 }
@@ -70,6 +72,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
         ethernet: link.ethernet,
         hardware: link.hardware,
         points: points(link),
+        veth: link.veth,
         peer: link.lower.filter(|_| link.veth),
     };
     let mut interfaces: Vec<_> = links.iter().map(interface).collect();

@@ -3,6 +3,7 @@
 //! Knows procfs, ELF and DWARF; knows nothing about eBPF or requests.
 
 pub mod binary;
+pub mod conntrack;
 pub mod counters;
 mod dwarf;
 pub mod interfaces;
@@ -13,3 +14,4 @@ pub mod sockets;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod tls;

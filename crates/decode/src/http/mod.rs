@@ -157,6 +157,12 @@ impl Conversation {
         }
     }
 
+    /// In which direction requests go, once it is known.
+    #[must_use]
+    pub fn asks(&self) -> Option<Direction> {
+        self.asks
+    }
+
     /// Nothing that is fed from now on will be handed out: the rest need not be copied.
     #[must_use]
     pub fn is_done(&self) -> bool {

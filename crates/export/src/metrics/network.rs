@@ -234,7 +234,7 @@ fn health(picture: &Picture, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result
 }
 
 /// Kernel memory, of the requests' maps and of these.
-pub(super) fn maps<'a>(
+pub(crate) fn maps<'a>(
     maps: impl Iterator<Item = &'a Map> + Clone,
     encoder: &mut DescriptorEncoder<'_>,
 ) -> fmt::Result {

@@ -1,7 +1,6 @@
 //! `gatewatch gateway`: every request of the gateways on this machine or in this pod.
 
 mod agent;
-mod cost;
 mod fleet;
 mod folding;
 pub mod live;
@@ -32,7 +31,11 @@ use gatewatch_export::{
     log::Level,
 };
 
-use crate::source::{Loaded, Source};
+use crate::{
+    ending::{End, ended},
+    listen,
+    source::{Loaded, Source},
+};
 use agent::{Agent, Ends};
 use live::Live;
 use prepared::Prepared;
@@ -53,21 +56,7 @@ pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     // The address first: a second agent on it should fail before it attaches anything.
-    let listener = runtime.block_on(http::listen(address)).map_err(|error| {
-        use std::io::ErrorKind;
-        let known = [
-            (ErrorKind::AddrInUse, "another program has it"),
-            (ErrorKind::AddrNotAvailable, "it is no address of this machine"),
-            (ErrorKind::PermissionDenied, "ports below 1024 need CAP_NET_BIND_SERVICE"),
-        ];
-        let why = known
-            .into_iter()
-            .find(|(kind, _)| *kind == error.kind())
-            .map_or("the system refuses", |(_, why)| why);
-        anyhow::anyhow!(
-            "cannot listen on {address}: {why} ({error}). Choose another with --listen or METRICS_ADDR"
-        )
-    })?;
+    let listener = runtime.block_on(listen::on(address))?;
 
     let lua_wanted = Arc::new(AtomicBool::new(config.gateway.lua_phases));
     let status = status::Slot::default();
@@ -149,36 +138,5 @@ async fn answer_hangup(ask: Ask, exchange: Arc<Exchange>) {
         if !ask.now() {
             exchange.say("SIGHUP: there is no configuration file (--config) to be read anew".to_owned());
         }
-    }
-}
-
-/// What is to become of the counting when the agent ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Another agent comes after this one, and takes over what goes on counting.
-    ForNow,
-    /// A person has seen enough.
-    ForGood,
-}
-
-/// A signal to end, or the end of the time given. SIGTERM is a supervisor's, who mostly starts another.
-async fn ended(limit: Option<Duration>) -> End {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let over = async {
-        match limit {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => End::ForGood,
-        () = terminated => End::ForNow,
-        () = over => End::ForGood,
     }
 }

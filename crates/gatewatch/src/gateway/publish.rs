@@ -12,8 +12,9 @@ use gatewatch_insight::{
     traffic::{Dimension, Summary, Traffic, Windowed},
 };
 
+use crate::cost;
+
 use super::{
-    cost,
     fleet::{Fleet, Layout},
     proof::Watched,
 };

@@ -22,7 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub mod keda;
 pub mod net;
+pub mod nodes;
+pub mod pieces;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -528,6 +531,7 @@ pub struct AgentSetup {
     args: Vec<String>,
     wrapper: Vec<String>,
     network: bool,
+    role: &'static str,
 }
 
 impl AgentSetup {
@@ -540,7 +544,13 @@ impl AgentSetup {
             args: Vec::new(),
             wrapper: Vec::new(),
             network: false,
+            role: "gateway",
         }
+    }
+
+    /// `gatewatch node`, without a cluster unless an environment says otherwise.
+    pub fn node() -> Self {
+        Self { role: "node", ..Self::new("") }.env("MODE", "local")
     }
 
     /// Watches packets too: only one agent a network namespace can.
@@ -609,19 +619,27 @@ impl AgentSetup {
             install(Path::new(&binary), &copy);
             words.push(copy.to_str().unwrap().to_owned());
         }
-        words.extend(["gateway".to_owned(), "--listen".to_owned(), format!("127.0.0.1:{port}")]);
+        words.extend([self.role.to_owned(), "--listen".to_owned(), format!("127.0.0.1:{port}")]);
         if !self.config.is_empty() {
             let file = dir.path().join("config.yaml");
             fs::write(&file, self.config).unwrap();
             words.extend(["--config".to_owned(), file.to_str().unwrap().to_owned()]);
         }
-        if !self.network {
+        if !self.network && self.role == "gateway" {
             words.push("--no-network".to_owned());
         }
         words.extend(self.args);
         let (program, args) = words.split_first().unwrap();
         let mut command = Command::new(program);
-        for name in ["LOG_LEVEL", "ENABLE_JSON_LOG", "STATS_INTERVAL", "METRICS_ADDR", "GATEWATCH_CONFIG"] {
+        for name in [
+            "LOG_LEVEL",
+            "ENABLE_JSON_LOG",
+            "STATS_INTERVAL",
+            "METRICS_ADDR",
+            "GATEWATCH_CONFIG",
+            "KUBECONFIG",
+            "KUBERNETES_SERVICE_HOST",
+        ] {
             command.env_remove(name);
         }
         let mut child = command

@@ -131,7 +131,8 @@ while at < len(data):
             if error.errno != 105: raise   # ENOBUFS: the queue is full for a moment
 ";
 
-fn transmit(prefix: &[String], interface: &str, frames: &[Vec<u8>]) {
+/// Sends frames by `interface` of the namespace that the words enter.
+pub fn transmit(prefix: &[String], interface: &str, frames: &[Vec<u8>]) {
     let mut words: Vec<&str> = prefix.iter().map(String::as_str).collect();
     words.extend(["python3", "-c", SENDER, interface]);
     let mut child = Command::new(words[0])

@@ -1,0 +1,215 @@
+//! `/metrics` of the node, in OpenMetrics' text format. `docs/metrics.md` has a row for each family.
+
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
+
+use gatewatch_insight::{
+    demand::{Callee, OUTCOMES},
+    exchanges::Answers,
+};
+use prometheus_client::{
+    collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry,
+};
+
+use super::{Number, Snapshot, newborn::Newborn};
+use crate::metrics::{agent, counter, gauge, network, programs, seconds};
+
+/// Writes the snapshot as text. Series born after `seen_until_ns` are shown at 0.
+///
+/// # Errors
+/// Those of `to`.
+pub fn render(snapshot: &Arc<Snapshot>, seen_until_ns: u64, to: &mut impl Write) -> fmt::Result {
+    let mut newborn = Newborn { to: &mut *to, seen_until_ns, offset_ns: snapshot.offset_ns };
+    attempts(snapshot, &mut newborn)?;
+    requests(snapshot, &mut newborn)?;
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(View(Arc::clone(snapshot))));
+    text::encode(to, &registry)
+}
+
+fn attempts(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Result {
+    const ATTEMPTS: &str = "internal_tcp_attempts";
+    to.counters(ATTEMPTS, "Attempts to connect, by the address asked for.")?;
+    for (callee, calls) in &snapshot.callees {
+        for attempts in &calls.attempts {
+            let [namespace, service, pod] = labels(callee);
+            let labels = [namespace, service, pod, ("process_comm", &*attempts.comm)];
+            to.counter(ATTEMPTS, &labels, attempts.count, attempts.born_ns)?;
+        }
+    }
+    const ENDS: &str = "gatewatch_tcp_attempt_ends";
+    to.counters(ENDS, "What became of attempts to connect.")?;
+    for (callee, calls) in &snapshot.callees {
+        for ((count, born_ns), (_, outcome)) in calls.outcomes.iter().zip(OUTCOMES) {
+            if *count > 0 {
+                let [namespace, service, pod] = labels(callee);
+                to.counter(ENDS, &[namespace, service, pod, ("outcome", outcome)], *count, *born_ns)?;
+            }
+        }
+    }
+    const DURATIONS: &str = "gatewatch_tcp_connect_duration_seconds";
+    to.histograms(DURATIONS, "From asking for a connection to having it.")?;
+    for (callee, calls) in &snapshot.callees {
+        if calls.durations.count() > 0 {
+            to.histogram(DURATIONS, &labels(callee), &calls.durations, calls.durations_born_ns)?;
+        }
+    }
+    Ok(())
+}
+
+fn requests(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Result {
+    const REQUESTS: &str = "internal_http_requests";
+    to.counters(REQUESTS, "HTTP requests received.")?;
+    for (key, counted) in &snapshot.requests {
+        let [namespace, service, pod] = labels(&key.callee);
+        let (method, path) = (("method", key.method.name()), ("path", &*key.path));
+        let row = [
+            ("source_ip", &*key.source),
+            namespace,
+            service,
+            pod,
+            method,
+            path,
+            ("process_comm", &*key.comm),
+        ];
+        to.counter(REQUESTS, &row, counted.count, counted.born_ns)?;
+    }
+    const RESPONSES: &str = "gatewatch_http_responses";
+    to.counters(RESPONSES, "Answers to them, by status; without: none came.")?;
+    for (callee, answers) in &snapshot.answers {
+        for ((status, grpc), counted) in &answers.by_status {
+            let [namespace, service, pod] = labels(callee);
+            let status = if *status == 0 { String::new() } else { status.to_string() };
+            let grpc = grpc.map(|code| code.to_string()).unwrap_or_default();
+            let row = [namespace, service, pod, ("status", &*status), ("grpc_status", &*grpc)];
+            to.counter(RESPONSES, &row, counted.count, counted.born_ns)?;
+        }
+    }
+    let bytes: [(&str, &str, fn(&Answers) -> u64); 2] = [
+        ("gatewatch_http_received_bytes", "Bytes of requests received.", |answers| answers.request_bytes),
+        ("gatewatch_http_sent_bytes", "Bytes of answers to them.", |answers| answers.response_bytes),
+    ];
+    for (name, help, of) in bytes {
+        to.counters(name, help)?;
+        for (callee, answers) in &snapshot.answers {
+            to.counter(name, &labels(callee), of(answers), answers.born_ns)?;
+        }
+    }
+    const DURATIONS: &str = "gatewatch_http_exchange_duration_seconds";
+    to.histograms(DURATIONS, "From a request's first byte to its answer's last.")?;
+    for (callee, answers) in &snapshot.answers {
+        to.histogram(DURATIONS, &labels(callee), &answers.durations, answers.born_ns)?;
+    }
+    Ok(())
+}
+
+fn labels(callee: &Callee) -> [(&'static str, &str); 3] {
+    [
+        ("destination_namespace", &*callee.namespace),
+        ("destination_service", &*callee.service),
+        ("destination_pod", &*callee.pod),
+    ]
+}
+
+#[derive(Debug)]
+struct View(Arc<Snapshot>);
+
+impl Collector for View {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (snapshot, encoder) = (&*self.0, &mut encoder);
+        counter(encoder, "gatewatch_attempts_seen", "Attempts to connect, by the kernel programs' count.")?
+            .one_counter(snapshot.attempts_seen)?;
+        counter(encoder, "gatewatch_attempts_reported", "Those of them that stand in a series.")?
+            .one_counter(snapshot.attempts_reported)?;
+        counter(
+            encoder,
+            "gatewatch_attempts_excluded",
+            "Those left out because of the process that made them (EXCLUDE_COMMS).",
+        )?
+        .one_counter(snapshot.attempts_excluded)?;
+        counter(
+            encoder,
+            "gatewatch_attempts_folded",
+            "Those counted under another process or destination because a bound was reached.",
+        )?
+        .one_counter(snapshot.attempts_folded)?;
+        let mut family =
+            counter(encoder, "gatewatch_lost", "What was seen and not reported, by stage and reason.")?;
+        for (stage, reason, n) in &snapshot.lost {
+            family.counter(&[("stage", *stage), ("reason", *reason)], *n)?;
+        }
+        numbers(&snapshot.counters, encoder, true)?;
+        programs(snapshot.programs.iter(), encoder)?;
+        network::maps(snapshot.maps.iter(), encoder)?;
+        if let Some(cluster) = &snapshot.cluster {
+            gauge(encoder, "gatewatch_cluster_synced", "1: all of the cluster has been read once.")?
+                .one_gauge(u64::from(cluster.synced))?;
+            gauge(
+                encoder,
+                "gatewatch_cluster_age_seconds",
+                "Since the API server was last heard: how old what is known of the cluster may be.",
+            )?
+            .one_gauge(seconds(cluster.age_ns))?;
+            gauge(encoder, "gatewatch_cluster_services", "Services known.")?
+                .one_gauge(u64::try_from(cluster.services).unwrap_or(u64::MAX))?;
+            gauge(encoder, "gatewatch_cluster_pods", "Pods known.")?
+                .one_gauge(u64::try_from(cluster.pods).unwrap_or(u64::MAX))?;
+        }
+        if !snapshot.attempts_tier.is_empty() {
+            gauge(encoder, "gatewatch_attempts_tier", "How the address asked for is learnt; always 1.")?
+                .gauge(&[("tier", snapshot.attempts_tier)], 1u64)?;
+        }
+        numbers(&snapshot.gauges, encoder, false)?;
+        agent(snapshot.agent, encoder)
+    }
+}
+
+fn numbers(numbers: &[Number], encoder: &mut DescriptorEncoder<'_>, count: bool) -> fmt::Result {
+    for same in numbers.chunk_by(|a, b| a.name == b.name) {
+        let Some(Number { name, help, .. }) = same.first() else { continue };
+        let name = format!("gatewatch_{name}");
+        let mut family = if count { counter(encoder, &name, help)? } else { gauge(encoder, &name, help)? };
+        for number in same {
+            let label = number.label.as_ref().map(|(name, value)| [(*name, value.as_str())]);
+            match (label, count) {
+                (Some(label), true) => family.counter(&label, number.value)?,
+                (Some(label), false) => family.gauge(&label, number.value)?,
+                (None, true) => family.one_counter(number.value)?,
+                (None, false) => family.one_gauge(number.value)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatewatch_insight::demand::{Bounds, Demand};
+
+    #[test]
+    fn a_service_nobody_called_has_its_series_at_zero_and_a_call_is_zero_once() {
+        let mut demand = Demand::new(Bounds::default());
+        let cart = Callee { namespace: "shop".into(), service: "cart".into(), pod: "".into() };
+        demand.known(&cart, 5);
+        demand.called(cart, "curl", 50);
+        let callees = demand.callees().map(|(callee, calls)| (callee.clone(), calls.clone())).collect();
+        let snapshot = Arc::new(Snapshot { callees, ..Snapshot::default() });
+        let at = |seen_until| {
+            let mut text = String::new();
+            render(&snapshot, seen_until, &mut text).expect("a string takes all");
+            assert!(text.ends_with("# EOF\n"));
+            text
+        };
+        let series = |comm, value| {
+            format!(
+                "internal_tcp_attempts_total{{destination_namespace=\"shop\",destination_service=\"cart\",destination_pod=\"\",process_comm=\"{comm}\"}} {value}\n"
+            )
+        };
+        assert!(at(49).contains(&series("", 0)));
+        assert!(at(49).contains(&series("curl", 0)));
+        assert!(at(50).contains(&series("curl", 1)));
+    }
+}

@@ -1,0 +1,180 @@
+//! What the hot loop knows of the cluster.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::linux::fs::MetadataExt as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use gatewatch_config::{Config, Mode};
+use gatewatch_event::Attempt;
+use gatewatch_export::node;
+use gatewatch_identity::{
+    change::Change,
+    directory::{Destination, Directory, Limits, ServiceKey},
+    watch::{self, WatchSettings},
+};
+use gatewatch_insight::demand::Callee;
+use tokio::sync::mpsc;
+
+use super::{bell::Bell, hold::Wanted};
+
+/// Changes that wait for the hot loop.
+const WAITING: usize = 4096;
+/// Changes taken at once: attempts are waiting, too.
+const BATCH: usize = 8192;
+
+/// The cluster, as far as it is known.
+pub struct Cluster {
+    directory: Directory,
+    changes: mpsc::Receiver<Change>,
+    host_namespace: u32,
+}
+
+/// What is new.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Services that came, went or changed.
+    pub services: Vec<ServiceKey>,
+    /// For the log.
+    pub notices: Vec<String>,
+    /// There may be more at once.
+    pub more: bool,
+}
+
+impl Cluster {
+    /// Begins to follow the API server, in tasks of `runtime`; `None`: there is no cluster.
+    pub fn follow(config: &Config, bell: &Arc<Bell>, runtime: &tokio::runtime::Handle) -> Option<Self> {
+        let node = &config.node;
+        if node.mode == Mode::Local {
+            return None;
+        }
+        let namespace = (!node.watch_namespace.is_empty()).then(|| node.watch_namespace.clone());
+        let settings = WatchSettings {
+            namespace,
+            labels: node.mapper.labels.iter().map(|label| Arc::from(label.as_str())).collect(),
+            node: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
+            ..WatchSettings::default()
+        };
+        let (watch, mut told) = watch::start(settings);
+        runtime.spawn(watch);
+        let (sender, changes) = mpsc::channel(WAITING);
+        let bell = Arc::clone(bell);
+        runtime.spawn(async move {
+            while let Some(change) = told.next().await {
+                if sender.send(change).await.is_err() {
+                    return;
+                }
+                bell.ring();
+            }
+        });
+        let limits = Limits {
+            ttl: node.mapper.ttl,
+            capacity: usize::try_from(node.mapper.capacity).unwrap_or(usize::MAX),
+        };
+        // The machine's own network namespace is that of its first process.
+        let of = |path: &str| std::fs::metadata(path).ok().and_then(|meta| u32::try_from(meta.st_ino()).ok());
+        let host_namespace = of("/proc/1/ns/net").or_else(|| of("/proc/self/ns/net")).unwrap_or_default();
+        Some(Self { directory: Directory::new(limits), changes, host_namespace })
+    }
+
+    /// Takes what the API server told.
+    pub fn catch_up(&mut self, now_ns: u64) -> News {
+        let mut news = News::default();
+        for taken in 0..=BATCH {
+            let Ok(change) = self.changes.try_recv() else { break };
+            match change {
+                Change::Notice(text) => news.notices.push(text),
+                change => self.directory.apply(change, now_ns),
+            }
+            news.more = taken == BATCH;
+        }
+        news.services = self.directory.take_changed();
+        news
+    }
+
+    /// All of the cluster has been read once.
+    pub fn is_known(&self, now_ns: u64) -> bool {
+        self.directory.age_ns(now_ns).is_some()
+    }
+
+    /// The names.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Who is called by an attempt.
+    pub fn callee(&self, attempt: &Attempt) -> Callee {
+        let on_host = attempt.caller.network_namespace == self.host_namespace;
+        callee(match on_host {
+            true => self.directory.destination_on_host(attempt.asked),
+            false => self.directory.destination(attempt.asked),
+        })
+    }
+
+    /// Who serves at this address of a socket.
+    pub fn server(&self, at: SocketAddr, network_namespace: u32) -> Callee {
+        callee(match network_namespace == self.host_namespace {
+            true => self.directory.destination_on_host(at),
+            false => self.directory.destination(at),
+        })
+    }
+
+    /// The workload whose pod has this address, as `namespace/name`.
+    pub fn workload(&self, ip: IpAddr) -> Option<String> {
+        let pod = self.directory.pod_of_address(ip)?;
+        Some(format!("{}/{}", pod.namespace, pod.workload.name))
+    }
+
+    /// The addresses whose Services ask for the first request's hold.
+    pub fn wanted_holds(&self) -> Vec<Wanted> {
+        let held = |service: &gatewatch_identity::directory::Service| {
+            let limit = service.hold.unwrap_or_default();
+            let ready = service.ready_endpoints > 0;
+            let ports: Vec<u16> =
+                service.ports.iter().filter(|port| port.tcp).map(|port| port.port).collect();
+            let ips = service.cluster_ips.iter().chain(&service.external_ips);
+            let at = |ip: &IpAddr| {
+                let ip = *ip;
+                ports
+                    .iter()
+                    .map(move |port| Wanted { address: (ip, *port).into(), limit, ready })
+                    .collect::<Vec<_>>()
+            };
+            ips.flat_map(at).collect::<Vec<_>>()
+        };
+        let asks = |service: &&gatewatch_identity::directory::Service| {
+            service.hold.is_some_and(|limit| limit > Duration::ZERO)
+        };
+        self.directory.services().filter(asks).flat_map(held).collect()
+    }
+
+    /// For the metrics.
+    pub fn told(&self, now_ns: u64) -> node::Cluster {
+        let size = self.directory.size();
+        let age_ns = self.directory.age_ns(now_ns);
+        node::Cluster {
+            synced: age_ns.is_some(),
+            age_ns: age_ns.unwrap_or_default(),
+            services: size.services,
+            pods: size.pods,
+        }
+    }
+}
+
+/// A Service's series, by its name.
+pub fn service(key: &ServiceKey) -> Callee {
+    Callee { namespace: Arc::clone(&key.namespace), service: Arc::clone(&key.name), pod: Arc::default() }
+}
+
+/// What a destination is called in series.
+fn callee(destination: Destination) -> Callee {
+    let Destination { service, pod, node: _ } = destination;
+    let namespace = service.as_ref().map(|key| &key.namespace).or(pod.as_ref().map(|pod| &pod.namespace));
+    Callee {
+        namespace: namespace.cloned().unwrap_or_default(),
+        service: service.as_ref().map(|key| Arc::clone(&key.name)).unwrap_or_default(),
+        pod: pod.as_ref().map(|pod| Arc::clone(&pod.name)).unwrap_or_default(),
+    }
+}

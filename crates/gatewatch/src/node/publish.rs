@@ -1,0 +1,104 @@
+//! Parts of the snapshot that every probe has.
+
+use gatewatch_capture::{MapMemory, clock};
+use gatewatch_export::{
+    network::Map,
+    node::{Number, Snapshot},
+    snapshot::Program,
+};
+
+use super::{hold::Counts, requests::Requests};
+use crate::cost;
+
+/// One with what does not depend on probes.
+pub fn common() -> Snapshot {
+    Snapshot {
+        taken_ns: clock::monotonic(),
+        offset_ns: clock::offset(),
+        agent: cost::read(),
+        ..Snapshot::default()
+    }
+}
+
+/// Adds what a probe costs.
+pub fn probe(snapshot: &mut Snapshot, maps: Vec<MapMemory>, programs: Vec<(&'static str, u64, u64)>) {
+    let map = |map: MapMemory| Map { name: map.name, bytes: map.bytes, max_entries: map.max_entries.into() };
+    snapshot.maps.extend(maps.into_iter().map(map));
+    let program = |(name, run_ns, runs)| Program { name, run_ns, runs };
+    snapshot.programs.extend(programs.into_iter().map(program));
+}
+
+/// Adds what the first request's hold did.
+pub fn hold(snapshot: &mut Snapshot, counts: &Counts) {
+    let number = |name, help, value: u64| Number { name, help, label: None, value: exact(value) };
+    snapshot.counters.extend([
+        number("hold_connected", "Held attempts that were connected.", counts.connected),
+        number("hold_expired", "Held attempts that reached their limit, and were refused.", counts.expired),
+        number("hold_gave_up", "Held attempts whose client waited no longer.", counts.gave_up),
+        number("hold_replays", "SYNs sent once more.", counts.replays),
+        number("hold_replay_failures", "Those the kernel did not take.", counts.replay_failures),
+    ]);
+    snapshot.gauges.extend([
+        number(
+            "hold_addresses",
+            "Addresses held now: of Services that ask for it, without endpoints.",
+            counts.addresses,
+        ),
+        number("hold_waiting", "Attempts that wait now.", counts.waiting),
+        number("hold_interfaces", "Interfaces of pods that are held at now.", counts.interfaces),
+    ]);
+}
+
+#[allow(clippy::cast_precision_loss)] // exact to 2^53
+fn exact(value: u64) -> f64 {
+    value as f64
+}
+
+/// Adds what was read from sockets.
+pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
+    let exchanges = &requests.exchanges;
+    snapshot.requests = exchanges.requests().map(|(key, counted)| (key.clone(), *counted)).collect();
+    snapshot.answers =
+        exchanges.answers().map(|(callee, answers)| (callee.clone(), answers.clone())).collect();
+    let (tallies, counts, apart) = (requests.tallies(), requests.counts(), exchanges.apart());
+    snapshot.lost.extend([
+        ("capture", "piece_ring_full", tallies.lost),
+        ("capture", "piece_end_ring_full", tallies.lost_ends),
+        ("capture", "piece_unreadable", tallies.faults),
+        ("capture", "piece_of_32_bit_program", tallies.compat),
+        ("capture", "socket_table_full", tallies.no_state),
+        ("decode", "connections_full", requests.turned_away),
+        ("decode", "conversation_over_budget", counts.over_budget),
+        ("decode", "unpaired", counts.unpaired),
+        ("decode", "garbage", counts.garbage),
+        ("decode", "too_long", counts.too_long),
+    ]);
+    let apart_help = "Exchanges that stand in no series of requests, and why.";
+    let not_counted = |reason: &str, value| Number {
+        name: "exchanges_apart",
+        help: apart_help,
+        label: Some(("reason", reason.to_owned())),
+        value: exact(value),
+    };
+    snapshot.counters.extend([
+        not_counted("health_check", apart.health_checks),
+        not_counted("mesh_hop", apart.hops),
+        not_counted("request_unseen", apart.unseen),
+    ]);
+    let number = |name, help, value: u64| Number { name, help, label: None, value: exact(value) };
+    snapshot.counters.extend([
+        number(
+            "exchanges",
+            "Requests and their answers, read from sockets, of both sides.",
+            counts.exchanges,
+        ),
+        number("exchanges_partial", "Those of which not all was seen.", counts.partial),
+        number("exchanges_folded", "Those counted together because a bound was reached.", apart.folded),
+        number("tls_handshakes", "TLS handshakes told.", counts.handshakes),
+        number("pieces", "Pieces of sockets' bytes handed over.", tallies.pieces),
+        number("piece_bytes", "Bytes in them.", tallies.copied_bytes),
+    ]);
+    let open = u64::try_from(requests.connections()).unwrap_or(u64::MAX);
+    snapshot.gauges.push(number("http_connections", "Connections that are read now.", open));
+    probe(snapshot, requests.probe().memory(), requests.probe().run_times());
+}

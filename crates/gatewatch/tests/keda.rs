@@ -1,0 +1,350 @@
+//! KEDA's own operator, against a real API server, scales a Deployment from zero by what gatewatch tells it.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use common::{
+    SOON, Turn, free_port, get,
+    keda::{self, Cluster, Process},
+    wait_for, wait_until,
+};
+use gatewatch_scaler::demand::{self, Board};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// How long KEDA may take to take notice of a ScaledObject.
+const NOTICED: Duration = Duration::from_secs(60);
+/// KEDA's own default, in seconds: push does not wait for it.
+const POLLING: u64 = 30;
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/market/deployments";
+const SCALED_OBJECTS: &str = "/apis/keda.sh/v1alpha1/namespaces/market/scaledobjects";
+
+fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_nanos()).unwrap()
+}
+
+/// A cluster with KEDA and a namespace.
+fn cluster_with_keda() -> (Process, Cluster) {
+    let cluster = Cluster::start(&["deployment-controller", "replicaset-controller"]);
+    cluster.create("/api/v1/namespaces", &json!({"metadata": {"name": "market"}}));
+    (keda::start_keda(&cluster), cluster)
+}
+
+/// A Deployment without a pod, and KEDA's order to scale it by this trigger.
+fn deploy(cluster: &Cluster, name: &str, polling: u64, trigger: &Value) {
+    let labels = json!({"app": name});
+    cluster.create(DEPLOYMENTS, &json!({
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "x", "image": "x"}]}},
+        },
+    }));
+    cluster.create(
+        SCALED_OBJECTS,
+        &json!({
+            "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject",
+            "metadata": {"name": name},
+            "spec": {
+                "scaleTargetRef": {"name": name},
+                "minReplicaCount": 0, "maxReplicaCount": 10,
+                "pollingInterval": polling,
+                "cooldownPeriod": 5,
+                "triggers": [trigger],
+            },
+        }),
+    );
+}
+
+fn wait_noticed(cluster: &Cluster, keda: &Process, name: &str) {
+    let path = format!("{SCALED_OBJECTS}/{name}");
+    let status = || cluster.get(&path).map(|object| object["status"].clone()).unwrap_or_default();
+    wait_for(
+        NOTICED,
+        || format!("{name}: {}\n{}", status(), common::tail(&keda.said())),
+        || {
+            let status = status();
+            let ready = status["conditions"]
+                .as_array()?
+                .iter()
+                .any(|it| it["type"] == "Ready" && it["status"] == "True");
+            (ready && status["externalMetricNames"].is_array()).then_some(())
+        },
+    );
+}
+
+fn replicas(cluster: &Cluster, name: &str) -> i64 {
+    cluster.get(&format!("{DEPLOYMENTS}/{name}")).unwrap()["spec"]["replicas"].as_i64().unwrap()
+}
+
+fn scaled(name: &str) -> impl Fn(&Value) -> bool {
+    move |object| object["metadata"]["name"] == name && object["spec"]["replicas"] == 1
+}
+
+/// A node agent's demand, served from this process.
+struct Node {
+    board: Board,
+    address: SocketAddr,
+    _runtime: Runtime,
+}
+
+impl Node {
+    fn start(name: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (board, feed) = demand::board(demand::Settings::new(name.to_owned(), unix_ns()));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime
+            .spawn(async move { demand::serve(listener, feed, None, std::future::pending()).await.unwrap() });
+        Self { board, address, _runtime: runtime }
+    }
+}
+
+/// `gatewatch scaler` as a process.
+struct Scaler {
+    process: Process,
+    port: u16,
+    metrics: u16,
+}
+
+impl Scaler {
+    fn start(cluster: &Cluster, port: u16, nodes: &[&Node], more: &[&str]) -> Self {
+        let metrics = free_port();
+        let nodes: Vec<_> = nodes.iter().map(|node| node.address.to_string()).collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatewatch"));
+        command
+            .args(["scaler", "--listen", &format!("127.0.0.1:{port}"), "--nodes", &nodes.join(",")])
+            .args(["--metrics", &format!("127.0.0.1:{metrics}")])
+            .args(more);
+        let process = Process::start(&mut command, cluster.path(&format!("scaler-{metrics}.log")));
+        let scaler = Self { process, port, metrics };
+        let ready = || get(metrics, "/readyz").is_some_and(|(status, _)| status == 200);
+        wait_until(SOON, "the scaler is ready", ready);
+        scaler
+    }
+
+    /// A trigger that asks it.
+    fn trigger(&self, service: &str) -> Value {
+        let address = format!("127.0.0.1:{}", self.port);
+        json!({"type": "external-push", "metadata": {"scalerAddress": address, "service": service}})
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let (_, text) = get(self.metrics, "/metrics").unwrap();
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn wait_streams(&self, n: u64) {
+        wait_until(NOTICED, "KEDA opens its streams", || self.metric("gatewatch_scaler_streams") == n);
+    }
+}
+
+fn report(what: &str, mut taken: Vec<Duration>) {
+    taken.sort_unstable();
+    let n = taken.len();
+    println!(
+        "{what}: median {:?}, p99 {:?}, most {:?} of {n}",
+        taken[n / 2],
+        taken[n * 99 / 100],
+        taken[n - 1]
+    );
+}
+
+#[test]
+fn the_first_call_scales_from_zero_at_once_by_push() {
+    const SERVICES: usize = 20;
+    let _turn = Turn::alone();
+    let (keda, cluster) = cluster_with_keda();
+    let mut node = Node::start("a");
+    let scaler = Scaler::start(&cluster, free_port(), &[&node], &[]);
+    for i in 0..SERVICES {
+        deploy(&cluster, &format!("shop{i}"), POLLING, &scaler.trigger(&format!("shop{i}")));
+    }
+    for i in 0..SERVICES {
+        wait_noticed(&cluster, &keda, &format!("shop{i}"));
+    }
+    scaler.wait_streams(SERVICES as u64);
+    let watch = cluster.watch(DEPLOYMENTS);
+    let mut taken = Vec::new();
+    for i in 0..SERVICES {
+        let name = format!("shop{i}");
+        assert_eq!(replicas(&cluster, &name), 0);
+        let called = Instant::now();
+        node.board.called("market", &name, 1, unix_ns());
+        let at = watch.until(SOON, "it is scaled", scaled(&name));
+        taken.push(at - called);
+    }
+    report("push: call → spec.replicas = 1", taken.clone());
+    taken.sort_unstable();
+    assert!(taken[SERVICES / 2] < Duration::from_secs(2), "{taken:?}");
+    assert!(scaler.metric("gatewatch_scaler_activations_total") >= SERVICES as u64);
+    assert_eq!(scaler.metric("gatewatch_scaler_bad_questions_total"), 0, "{}", common::tail(&keda.said()));
+}
+
+#[test]
+fn a_call_while_no_scaler_runs_scales_as_soon_as_one_does() {
+    let _turn = Turn::alone();
+    let (keda, cluster) = cluster_with_keda();
+    let mut node = Node::start("a");
+    let port = free_port();
+    let scaler = Scaler::start(&cluster, port, &[&node], &[]);
+    deploy(&cluster, "shop", POLLING, &scaler.trigger("shop"));
+    wait_noticed(&cluster, &keda, "shop");
+    scaler.wait_streams(1);
+    let watch = cluster.watch(DEPLOYMENTS);
+    let ended = scaler.process.stop();
+    assert!(ended.success(), "{ended}");
+    let called = Instant::now();
+    node.board.called("market", "shop", 1, unix_ns());
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(replicas(&cluster, "shop"), 0);
+    let again = Instant::now();
+    let _scaler = Scaler::start(&cluster, port, &[&node], &[]);
+    let at = watch.until(SOON, "it is scaled", scaled("shop"));
+    println!("scaler restarted: {:?} after the call, {:?} after its start", at - called, at - again);
+}
+
+#[test]
+fn keda_asks_over_tls() {
+    let _turn = Turn::alone();
+    let (keda, cluster) = cluster_with_keda();
+    let mut node = Node::start("a");
+    let dir = cluster.path("scaler-certificates");
+    fs::create_dir(&dir).unwrap();
+    keda::self_signed(&dir, "tls.crt", "tls.key");
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (file("tls.crt"), file("tls.key"));
+    let scaler =
+        Scaler::start(&cluster, free_port(), &[&node], &["--tls-cert", &certificate, "--tls-key", &key]);
+    cluster.create("/api/v1/namespaces/market/secrets", &json!({
+        "metadata": {"name": "scaler-ca"}, "stringData": {"ca": fs::read_to_string(&certificate).unwrap()},
+    }));
+    cluster.create(
+        "/apis/keda.sh/v1alpha1/namespaces/market/triggerauthentications",
+        &json!({
+            "apiVersion": "keda.sh/v1alpha1", "kind": "TriggerAuthentication", "metadata": {"name": "scaler"},
+            "spec": {"secretTargetRef": [{"parameter": "caCert", "name": "scaler-ca", "key": "ca"}]},
+        }),
+    );
+    let mut trigger = scaler.trigger("shop");
+    trigger["metadata"]["scalerAddress"] = format!("localhost:{}", scaler.port).into();
+    trigger["authenticationRef"] = json!({"name": "scaler"});
+    deploy(&cluster, "shop", POLLING, &trigger);
+    wait_noticed(&cluster, &keda, "shop");
+    scaler.wait_streams(1);
+    let watch = cluster.watch(DEPLOYMENTS);
+    node.board.called("market", "shop", 1, unix_ns());
+    watch.until(SOON, "it is scaled", scaled("shop"));
+}
+
+/// Scraped and polled each second; `GATEWATCH_TEST_INTERVALS="15 30"` shows what usual intervals make of it.
+#[test]
+fn the_first_call_scales_from_zero_by_prometheus() {
+    const SERVICES: usize = 3;
+    let _turn = Turn::alone();
+    let intervals = std::env::var("GATEWATCH_TEST_INTERVALS").unwrap_or_else(|_| "1 1".to_owned());
+    let mut seconds = intervals.split(' ').map(|it| it.parse().unwrap());
+    let (scrape, polling): (u64, u64) = (seconds.next().unwrap(), seconds.next().unwrap());
+    let (keda, cluster) = cluster_with_keda();
+    let attempts: Arc<[AtomicU64; SERVICES]> = Arc::default();
+    let prometheus = Prometheus::start(&cluster, scrape, serve_attempts(Arc::clone(&attempts)));
+    for i in 0..SERVICES {
+        let query = format!("sum(rate(internal_tcp_attempts_total{{destination_service=\"shop{i}\"}}[1m]))");
+        let metadata = json!({
+            "serverAddress": format!("http://127.0.0.1:{}", prometheus.port),
+            "query": query, "threshold": "1", "activationThreshold": "0",
+        });
+        let trigger = json!({"type": "prometheus", "metadata": metadata});
+        deploy(&cluster, &format!("shop{i}"), polling, &trigger);
+    }
+    for i in 0..SERVICES {
+        wait_noticed(&cluster, &keda, &format!("shop{i}"));
+    }
+    // The series is there at 0 before the call.
+    let known = || prometheus.knows("count_over_time(internal_tcp_attempts_total[1m])>1");
+    wait_until(NOTICED, "Prometheus knows the series", known);
+    let watch = cluster.watch(DEPLOYMENTS);
+    let mut taken = Vec::new();
+    for i in 0..SERVICES {
+        let name = format!("shop{i}");
+        assert_eq!(replicas(&cluster, &name), 0);
+        let called = Instant::now();
+        attempts[i].fetch_add(1, Ordering::Relaxed);
+        taken.push(watch.until(NOTICED, "it is scaled", scaled(&name)) - called);
+    }
+    report(&format!("Prometheus every {scrape} s, KEDA every {polling} s: call → spec.replicas = 1"), taken);
+}
+
+/// Debian's, that scrapes one target.
+struct Prometheus {
+    _process: Process,
+    port: u16,
+}
+
+impl Prometheus {
+    fn start(cluster: &Cluster, interval: u64, target: u16) -> Self {
+        let (port, config) = (free_port(), cluster.path("prometheus.yml"));
+        let text = format!(
+            "global: {{scrape_interval: {interval}s}}\n\
+             scrape_configs: [{{job_name: node, static_configs: [{{targets: ['127.0.0.1:{target}']}}]}}]\n"
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new("prometheus");
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", cluster.path("prometheus").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let process = Process::start(&mut command, cluster.path("prometheus.log"));
+        wait_until(SOON, "Prometheus is ready", || {
+            get(port, "/-/ready").is_some_and(|(status, _)| status == 200)
+        });
+        Self { _process: process, port }
+    }
+
+    fn knows(&self, query: &str) -> bool {
+        let answer = get(self.port, &format!("/api/v1/query?query={query}"));
+        answer.is_some_and(|(_, body)| body.contains("destination_service"))
+    }
+}
+
+/// What `gatewatch node` will serve, until the test can run one: to be replaced by it.
+fn serve_attempts<const N: usize>(attempts: Arc<[AtomicU64; N]>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _request = stream.read(&mut [0; 4096]);
+            let mut body = "# TYPE internal_tcp_attempts counter\n".to_owned();
+            for (i, n) in attempts.iter().enumerate() {
+                let n = n.load(Ordering::Relaxed);
+                let service = format!("destination_namespace=\"market\",destination_service=\"shop{i}\"");
+                let caller = "destination_pod=\"\",process_comm=\"curl\"";
+                writeln!(body, "internal_tcp_attempts_total{{{service},{caller}}} {n}").unwrap();
+            }
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
+            let _gone = stream.write_all((head + &body + "# EOF\n").as_bytes());
+        }
+    });
+    port
+}

@@ -1,1 +1,0 @@
-//! What the node agents tell: which Service was called, how often, and when last.
