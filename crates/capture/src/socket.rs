@@ -36,6 +36,8 @@ pub struct Settings {
     pub exclude_comms: Vec<String>,
     /// Inode of the pid namespace in which this process knows its own number; 0: its own.
     pub pid_namespace: u32,
+    /// Connections within TLS that are known at once; above it, the longest silent are forgotten.
+    pub tls_connections: u32,
     /// Look at the ends of system calls, as on kernels that tell nothing at sockets (before 6.4): dearer for all, and
     /// what `sendmmsg` and `recvmmsg` move is seen in part. Otherwise it is done only where it must.
     pub by_calls: bool,
@@ -43,7 +45,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, exclude_comms: Vec::new(), pid_namespace: 0, by_calls: false }
+        Self {
+            ring_bytes: 8 << 20,
+            exclude_comms: Vec::new(),
+            pid_namespace: 0,
+            tls_connections: 16384,
+            by_calls: false,
+        }
     }
 }
 
@@ -263,6 +271,10 @@ impl SocketProbe {
         open.progs.socket_call.set_autoload(by_calls);
         open.progs.socket_sent.set_autoload(!by_calls);
         open.progs.socket_received.set_autoload(!by_calls);
+        let maps = &mut open.maps;
+        for map in [&mut maps.tls_objects, &mut maps.tls_sockets, &mut maps.tls_claims] {
+            map.set_max_entries(settings.tls_connections.max(64)).map_err(load)?;
+        }
         if !by_calls {
             open.maps.socket_states_by_address.set_max_entries(64).map_err(load)?;
         }

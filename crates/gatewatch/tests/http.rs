@@ -76,14 +76,19 @@ fn method_path_and_status_of_each_request_are_right() {
     let nginx = nginx("gwt-kinds");
     let agent = agent();
     let server = [("process_comm", "gwt-kinds")];
-    for (method, path, times) in
-        [("GET", "/a", 3), ("POST", "/a", 2), ("PUT", "/no", 1), ("DELETE", "/later", 4), ("OPTIONS", "/b?x=secret", 5)]
-    {
+    for (method, path, times) in [
+        ("GET", "/a", 3),
+        ("POST", "/a", 2),
+        ("PUT", "/no", 1),
+        ("DELETE", "/later", 4),
+        ("OPTIONS", "/b?x=secret", 5),
+    ] {
         for _ in 0..times {
             curl(&["-X", method, &nginx.url(path), "-o", "/dev/null"]);
         }
         let path = path.split('?').next().unwrap();
-        let labels = [&server[..], &[("method", method), ("path", path), ("source_ip", "127.0.0.1")]].concat();
+        let labels =
+            [&server[..], &[("method", method), ("path", path), ("source_ip", "127.0.0.1")]].concat();
         holds_exactly(&agent, &labels, times);
     }
     let metrics = agent.metrics();
@@ -125,7 +130,9 @@ fn servers_in_python_and_node_are_read() {
     fs::write(dir.path().join("file.txt"), "x".repeat(100_000)).unwrap();
     let _python = Server::start(
         port,
-        Command::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(&dir),
+        Command::new("python3")
+            .args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()])
+            .current_dir(&dir),
     );
     for _ in 0..200 {
         assert!(get(port, "/file.txt").is_some_and(|(status, _)| status == 200));
@@ -137,15 +144,15 @@ fn servers_in_python_and_node_are_read() {
     let port = free_port();
     let script = format!("require('http').createServer((q, s) => s.end('ok')).listen({port}, '127.0.0.1')");
     let _node = Server::start(port, Command::new("node").args(["-e", &script]));
-    let output = text(run("wrk", &["-t1", "-c8", "-d2s", &format!("http://127.0.0.1:{port}/node")]).as_bytes());
+    let output =
+        text(run("wrk", &["-t1", "-c8", "-d2s", &format!("http://127.0.0.1:{port}/node")]).as_bytes());
     let made: u64 = output
         .lines()
         .find_map(|line| line.trim().split_once(" requests in "))
         .and_then(|(count, _)| count.parse().ok())
         .unwrap_or_else(|| panic!("{output}"));
-    let metrics = agent.wait_metrics(SOON, "node's requests", |metrics| {
-        requests(metrics, &[("path", "/node")]) >= made
-    });
+    let metrics = agent
+        .wait_metrics(SOON, "node's requests", |metrics| requests(metrics, &[("path", "/node")]) >= made);
     // wrk leaves with requests under way.
     let seen = requests(&metrics, &[("path", "/node")]);
     assert!(seen <= made + 8, "{seen} of {made}");
