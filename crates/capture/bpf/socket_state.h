@@ -20,7 +20,7 @@ struct socket_state {
     struct socket_ends ends;
     __u64 cookie;
     __u64 met_ns;
-    __u64 sent_ns;     /* when the last call that sent was done */
+    __u64 done_ns[2];  /* when the last call was done, by direction */
     __u32 sequence[2]; /* where the talk stands, as the socket counts it: modulo 2^32 */
     __u32 pid;         /* who moved the last piece, and its name */
     char comm[16];

@@ -38,6 +38,8 @@ pub struct Settings {
     pub pid_namespace: u32,
     /// HTTP of the ends that call is left out: each request is seen where it is received.
     pub servers_only: bool,
+    /// Connections within TLS that are known at once; above it, the longest silent are forgotten.
+    pub tls_connections: u32,
     /// Look at the ends of system calls, as on kernels that tell nothing at sockets (before 6.4): dearer for all, and
     /// what `sendmmsg` and `recvmmsg` move is seen in part. Otherwise it is done only where it must.
     pub by_calls: bool,
@@ -50,6 +52,7 @@ impl Default for Settings {
             exclude_comms: Vec::new(),
             pid_namespace: 0,
             servers_only: false,
+            tls_connections: 16384,
             by_calls: false,
         }
     }
@@ -273,6 +276,10 @@ impl SocketProbe {
         open.progs.socket_call.set_autoload(by_calls);
         open.progs.socket_sent.set_autoload(!by_calls);
         open.progs.socket_received.set_autoload(!by_calls);
+        let maps = &mut open.maps;
+        for map in [&mut maps.tls_objects, &mut maps.tls_sockets, &mut maps.tls_claims] {
+            map.set_max_entries(settings.tls_connections.max(64)).map_err(load)?;
+        }
         if !by_calls {
             open.maps.socket_states_by_address.set_max_entries(64).map_err(load)?;
         }
