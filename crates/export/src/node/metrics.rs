@@ -1,4 +1,4 @@
-//! `/metrics` of the node, in OpenMetrics' text format. `docs/metrics.md` has a row for each family.
+//! `/metrics` of the node, in OpenMetrics' text format. `docs/metrics-node.md` has a row for each family.
 
 use std::{
     fmt::{self, Write},
@@ -10,7 +10,10 @@ use gatewatch_insight::{
     exchanges::{Answers, To},
 };
 use prometheus_client::{
-    collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry,
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
 };
 
 use super::{Number, Snapshot, newborn::Newborn};
@@ -163,6 +166,17 @@ impl Collector for View {
                 .gauge(&[("tier", snapshot.attempts_tier)], 1u64)?;
         }
         numbers(&snapshot.gauges, encoder, false)?;
+        for durations in &snapshot.durations {
+            let name = format!("gatewatch_{}", durations.name);
+            encoder
+                .encode_descriptor(&name, durations.help, None, MetricType::Histogram)?
+                .encode_histogram::<NoLabelSet>(
+                    durations.sum_seconds,
+                    durations.count,
+                    &durations.buckets,
+                    None,
+                )?;
+        }
         agent(snapshot.agent, encoder)
     }
 }

@@ -3,11 +3,14 @@
 use gatewatch_capture::{MapMemory, clock};
 use gatewatch_export::{
     network::Map,
-    node::{Number, Snapshot},
+    node::{Durations, Number, Snapshot},
     snapshot::Program,
 };
 
-use super::{hold::Counts, requests::Requests};
+use super::{
+    hold::counts::{BOUNDS_MS, Counts, Histogram},
+    requests::Requests,
+};
 use crate::cost;
 
 /// One with what does not depend on probes.
@@ -38,6 +41,14 @@ pub fn hold(snapshot: &mut Snapshot, counts: &Counts) {
         number("hold_replays", "SYNs sent once more.", counts.replays),
         number("hold_replay_failures", "Those the kernel did not take.", counts.replay_failures),
     ]);
+    snapshot.durations.extend([
+        durations("hold_wait_seconds", "Held attempts: from the first SYN to the connection.", &counts.wait),
+        durations(
+            "hold_after_ready_seconds",
+            "Held attempts: from the first ready endpoint, or the first SYN if that came later, to the connection.",
+            &counts.after_ready,
+        ),
+    ]);
     snapshot.gauges.extend([
         number(
             "hold_addresses",
@@ -47,6 +58,17 @@ pub fn hold(snapshot: &mut Snapshot, counts: &Counts) {
         number("hold_waiting", "Attempts that wait now.", counts.waiting),
         number("hold_interfaces", "Interfaces of pods that are held at now.", counts.interfaces),
     ]);
+}
+
+fn durations(name: &'static str, help: &'static str, histogram: &Histogram) -> Durations {
+    let bounds = BOUNDS_MS.iter().map(|ms| exact(*ms) / 1e3).chain([f64::INFINITY]);
+    Durations {
+        name,
+        help,
+        buckets: bounds.zip(histogram.buckets).collect(),
+        sum_seconds: exact(histogram.sum_ns) / 1e9,
+        count: histogram.count(),
+    }
 }
 
 #[allow(clippy::cast_precision_loss)] // exact to 2^53

@@ -7,7 +7,7 @@
 //! A thread of its own does the work, for a replay is due every few milliseconds; whoever owns a [`Hold`] only tells it
 //! what it knows, and never waits for it.
 
-mod counts;
+pub mod counts;
 mod frame;
 mod table;
 mod worker;
@@ -26,8 +26,7 @@ use std::{
 use anyhow::{Context, Result};
 use gatewatch_capture::{clock::monotonic, hold::Waker};
 
-#[allow(unused_imports)] // until the metrics have them
-pub use counts::{BOUNDS_MS, Counts, Histogram};
+pub use counts::Counts;
 use worker::Worker;
 
 /// How much is held, and for how long without a word.
@@ -61,6 +60,7 @@ pub struct Wanted {
 
 enum Command {
     Services(Vec<Wanted>),
+    #[allow(dead_code)] // see `Hold::ready`
     Ready(SocketAddr),
     Interfaces,
     End,
@@ -119,6 +119,7 @@ impl Hold {
 
     /// The address has an endpoint: its callers connect now. For one known from [`Self::services`]; that it is ready
     /// may be said there as well.
+    #[allow(dead_code)] // the hot loop says it by `services`; for whoever knows of one address only
     pub fn ready(&self, address: SocketAddr) {
         self.tell(Command::Ready(address));
     }
