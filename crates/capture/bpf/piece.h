@@ -128,6 +128,11 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
                 tally(SOCKET_OTHER, 1);
                 return;
             }
+            if (servers_only && is_http(c) && c->flags & SOCKET_CALLER) {
+                c->verdict = VERDICT_IGNORED;
+                tally(SOCKET_CALLERS, 1);
+                return;
+            }
             tally(is_http(c) ? SOCKET_WATCHED : SOCKET_TLS, 1);
             if (c->verdict == VERDICT_TLS) {
                 struct tls_socket met = tls_socket(state);

@@ -9,9 +9,10 @@
 
 /* Filled before the programs are loaded. */
 const volatile __u32 agent_pid_namespace;
-const volatile __u32 agent_pid; /* as that namespace names it */
-const volatile __u32 wake_at;   /* bytes waiting in the ring at which the agent is woken */
-const volatile bool by_calls;   /* the kernel has no tracepoints at sockets: see calls.h */
+const volatile __u32 agent_pid;   /* as that namespace names it */
+const volatile __u32 wake_at;     /* bytes waiting in the ring at which the agent is woken */
+const volatile bool servers_only; /* HTTP is of interest where it is served */
+const volatile bool by_calls;     /* the kernel has no tracepoints at sockets: see calls.h */
 
 /* What is remembered of a connection, as long as its socket lives. */
 struct socket_state {
@@ -19,7 +20,7 @@ struct socket_state {
     struct socket_ends ends;
     __u64 cookie;
     __u64 met_ns;
-    __u64 sent_ns;     /* when the last call that sent was done */
+    __u64 done_ns[2];  /* when the last call was done, by direction */
     __u32 sequence[2]; /* where the talk stands, as the socket counts it: modulo 2^32 */
     __u32 pid;         /* who moved the last piece, and its name */
     char comm[16];

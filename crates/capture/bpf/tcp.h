@@ -88,7 +88,7 @@ static __always_inline void meet(struct socket_state *state, const struct sock *
 }
 
 /*
- * `length` bytes were moved: notes where the streams stand now. When it was: of what was sent, when it began
+ * Bytes were moved: notes where the streams stand now. When it was: of what was sent, when it began
  * to leave, for the answer may be there before the call is done. 0: nobody wants to know more.
  */
 static __always_inline __u64 advance(struct socket_state *state, const struct tcp_sock *tcp, bool known,
@@ -110,10 +110,12 @@ static __always_inline __u64 advance(struct socket_state *state, const struct tc
     }
     __u64 now = bpf_ktime_get_ns(), at_ns = now;
     if (direction == SOCKET_SENT) {
-        /* Older than the last call: nothing could leave yet. Later than now: it was told to wait. */
-        if (place.left_ns > state->sent_ns && place.left_ns < now)
+        /* Older than the last call: nothing could leave yet, and so it is of one who was called if it is
+         * older than what was asked. Later than now: it was told to wait. */
+        __u64 asked_ns = c->flags & SOCKET_CALLED ? state->done_ns[SOCKET_RECEIVED] : 0;
+        if (place.left_ns > state->done_ns[SOCKET_SENT] && place.left_ns > asked_ns && place.left_ns < now)
             at_ns = place.left_ns;
-        state->sent_ns = now;
     }
+    state->done_ns[direction & 1] = now;
     return at_ns;
 }

@@ -243,6 +243,11 @@ static __always_inline int told(const struct tls_object_key *key, __u64 buffer, 
     head.connection = object->connection ? object->connection : key->object;
     head.at_ns = at_ns;
     head.ends = object->ends;
+    if (servers_only && c->flags & SOCKET_CALLER) {
+        c->verdict = VERDICT_IGNORED;
+        tally(SOCKET_CALLERS, 1);
+        return 0;
+    }
     head.flags = c->flags | SOCKET_DECRYPTED | (object->connection ? 0 : SOCKET_NO_SOCKET);
     head.pid = key->process;
     head.cgroup = bpf_get_current_cgroup_id();

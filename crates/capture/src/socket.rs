@@ -36,6 +36,10 @@ pub struct Settings {
     pub exclude_comms: Vec<String>,
     /// Inode of the pid namespace in which this process knows its own number; 0: its own.
     pub pid_namespace: u32,
+    /// HTTP of the ends that call is left out: each request is seen where it is received.
+    pub servers_only: bool,
+    /// Connections within TLS that are known at once; above it, the longest silent are forgotten.
+    pub tls_connections: u32,
     /// Look at the ends of system calls, as on kernels that tell nothing at sockets (before 6.4): dearer for all, and
     /// what `sendmmsg` and `recvmmsg` move is seen in part. Otherwise it is done only where it must.
     pub by_calls: bool,
@@ -43,7 +47,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, exclude_comms: Vec::new(), pid_namespace: 0, by_calls: false }
+        Self {
+            ring_bytes: 8 << 20,
+            exclude_comms: Vec::new(),
+            pid_namespace: 0,
+            servers_only: false,
+            tls_connections: 16384,
+            by_calls: false,
+        }
     }
 }
 
@@ -171,6 +182,8 @@ pub struct Tallies {
     pub excluded: u64,
     /// Connections left out: they speak neither HTTP nor TLS.
     pub other: u64,
+    /// Connections left out: they call, and only what is served is wanted ([`Settings::servers_only`]).
+    pub callers: u64,
     /// Pieces left out: the kernel had no memory to remember their connection.
     pub no_state: u64,
     /// Connections found to speak HTTP.
@@ -263,12 +276,17 @@ impl SocketProbe {
         open.progs.socket_call.set_autoload(by_calls);
         open.progs.socket_sent.set_autoload(!by_calls);
         open.progs.socket_received.set_autoload(!by_calls);
+        let maps = &mut open.maps;
+        for map in [&mut maps.tls_objects, &mut maps.tls_sockets, &mut maps.tls_claims] {
+            map.set_max_entries(settings.tls_connections.max(64)).map_err(load)?;
+        }
         if !by_calls {
             open.maps.socket_states_by_address.set_max_entries(64).map_err(load)?;
         }
         if let Some(rodata) = &mut open.maps.rodata_data {
             rodata.by_calls = by_calls;
             rodata.agent_pid = std::process::id();
+            rodata.servers_only = settings.servers_only;
             rodata.agent_pid_namespace = match settings.pid_namespace {
                 0 => kernel::pid_namespace(),
                 inode => inode,
@@ -376,6 +394,7 @@ impl SocketProbe {
             compat: of(Tally::SOCKET_COMPAT),
             excluded: of(Tally::SOCKET_EXCLUDED),
             other: of(Tally::SOCKET_OTHER),
+            callers: of(Tally::SOCKET_CALLERS),
             no_state: of(Tally::SOCKET_NO_STATE),
             http: of(Tally::SOCKET_WATCHED),
             tls: of(Tally::SOCKET_TLS),

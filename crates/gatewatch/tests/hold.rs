@@ -654,7 +654,11 @@ fn first_requests(round: usize) -> Vec<Waited> {
     let servers = [node.server_pod("s", 8080), node.server_pod("t", 8080)];
     let servers = [&servers[0], &servers[1]];
     let address = |i: usize| {
-        let text = if i % 2 == 0 { format!("10.96.1.{}:80", i + 1) } else { format!("[fd00:96::{i:x}]:80") };
+        let text = if i.is_multiple_of(2) {
+            format!("10.96.1.{}:80", i + 1)
+        } else {
+            format!("[fd00:96::{i:x}]:80")
+        };
         text.parse().unwrap()
     };
     let addresses: Vec<SocketAddr> = (0..SERVICES).map(address).collect();

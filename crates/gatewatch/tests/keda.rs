@@ -5,22 +5,17 @@
 mod common;
 
 use std::{
-    fmt::Write as _,
     fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use common::{
-    SOON, Turn, free_port, get,
+    Agent, AgentSetup, SOON, Turn, free_port, get,
     keda::{self, Cluster, Process},
+    nodes::{Node as Machine, Pod, Reject, Rules},
     wait_for, wait_until,
 };
 use gatewatch_scaler::demand::{self, Board};
@@ -118,6 +113,50 @@ impl Node {
     }
 }
 
+/// A machine with a pod that calls, its control plane with KEDA, and `gatewatch node` on it.
+struct Scene {
+    // Ended in this order.
+    agent: Agent,
+    demand: SocketAddr,
+    keda: Process,
+    cluster: Cluster,
+    client: Pod,
+    machine: Machine,
+}
+
+impl Scene {
+    fn start(name: &str) -> Self {
+        let machine = Machine::with(name, Rules::Nftables, Reject::Reset);
+        machine.enter();
+        let client = machine.client_pod("client");
+        let (keda, cluster) = cluster_with_keda();
+        let demand: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+        let agent = AgentSetup::node()
+            .env("MODE", "cluster")
+            .env("KUBECONFIG", cluster.kubeconfig().to_str().unwrap())
+            .config(&format!("node: {{ demand: {{ listen: '{demand}' }} }}"))
+            .start();
+        agent.wait_ready();
+        Self { agent, demand, keda, cluster, client, machine }
+    }
+
+    /// A Service without pods, with rules that refuse.
+    fn service(&self, name: &str, number: usize) -> SocketAddr {
+        let ip = format!("10.96.7.{number}");
+        self.cluster.create(
+            "/api/v1/namespaces/market/services",
+            &json!({"metadata": {"name": name}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}}),
+        );
+        self.machine.service(&ip, 80).address
+    }
+
+    /// Whoever asks is refused.
+    fn call(&self, address: SocketAddr) {
+        let connected = self.client.inside(move || std::net::TcpStream::connect(address));
+        assert_eq!(connected.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
 /// `gatewatch scaler` as a process.
 struct Scaler {
     process: Process,
@@ -127,8 +166,13 @@ struct Scaler {
 
 impl Scaler {
     fn start(cluster: &Cluster, port: u16, nodes: &[&Node], more: &[&str]) -> Self {
+        let nodes: Vec<_> = nodes.iter().map(|node| node.address).collect();
+        Self::of(cluster, port, &nodes, more)
+    }
+
+    fn of(cluster: &Cluster, port: u16, nodes: &[SocketAddr], more: &[&str]) -> Self {
         let metrics = free_port();
-        let nodes: Vec<_> = nodes.iter().map(|node| node.address.to_string()).collect();
+        let nodes: Vec<_> = nodes.iter().map(SocketAddr::to_string).collect();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gatewatch"));
         command
             .args(["scaler", "--listen", &format!("127.0.0.1:{port}"), "--nodes", &nodes.join(",")])
@@ -201,6 +245,35 @@ fn the_first_call_scales_from_zero_at_once_by_push() {
 }
 
 #[test]
+fn one_connect_in_a_pod_scales_from_zero_at_once_by_push() {
+    const SERVICES: usize = 10;
+    let _turn = Turn::alone();
+    let scene = Scene::start("push");
+    let scaler = Scaler::of(&scene.cluster, free_port(), &[scene.demand], &[]);
+    let name = |i: usize| format!("shop{i}");
+    let addresses: Vec<_> = (0..SERVICES).map(|i| scene.service(&name(i), i + 1)).collect();
+    for i in 0..SERVICES {
+        deploy(&scene.cluster, &name(i), POLLING, &scaler.trigger(&name(i)));
+    }
+    for i in 0..SERVICES {
+        wait_noticed(&scene.cluster, &scene.keda, &name(i));
+    }
+    scaler.wait_streams(SERVICES as u64);
+    let watch = scene.cluster.watch(DEPLOYMENTS);
+    let mut taken = Vec::new();
+    for (i, address) in addresses.into_iter().enumerate() {
+        assert_eq!(replicas(&scene.cluster, &name(i)), 0);
+        let called = Instant::now();
+        scene.call(address);
+        taken.push(watch.until(SOON, "it is scaled", scaled(&name(i))) - called);
+    }
+    report("connect() in a pod, push: → spec.replicas = 1", taken.clone());
+    taken.sort_unstable();
+    // KEDA asks each 30 seconds; this did not wait for it.
+    assert!(taken[SERVICES / 2] < Duration::from_secs(2), "{taken:?}");
+}
+
+#[test]
 fn a_call_while_no_scaler_runs_scales_as_soon_as_one_does() {
     let _turn = Turn::alone();
     let (keda, cluster) = cluster_with_keda();
@@ -264,31 +337,33 @@ fn the_first_call_scales_from_zero_by_prometheus() {
     let intervals = std::env::var("GATEWATCH_TEST_INTERVALS").unwrap_or_else(|_| "1 1".to_owned());
     let mut seconds = intervals.split(' ').map(|it| it.parse().unwrap());
     let (scrape, polling): (u64, u64) = (seconds.next().unwrap(), seconds.next().unwrap());
-    let (keda, cluster) = cluster_with_keda();
-    let attempts: Arc<[AtomicU64; SERVICES]> = Arc::default();
-    let prometheus = Prometheus::start(&cluster, scrape, serve_attempts(Arc::clone(&attempts)));
+    let scene = Scene::start("keda");
+    let prometheus = Prometheus::start(&scene.cluster, scrape, scene.agent.port);
+    let mut addresses = Vec::new();
     for i in 0..SERVICES {
-        let query = format!("sum(rate(internal_tcp_attempts_total{{destination_service=\"shop{i}\"}}[1m]))");
+        let name = format!("shop{i}");
+        addresses.push(scene.service(&name, i + 1));
+        // The contract's own words.
+        let query = format!("sum(rate(internal_tcp_attempts_total{{destination_service=\"{name}\"}}[1m]))");
         let metadata = json!({
             "serverAddress": format!("http://127.0.0.1:{}", prometheus.port),
             "query": query, "threshold": "1", "activationThreshold": "0",
         });
-        let trigger = json!({"type": "prometheus", "metadata": metadata});
-        deploy(&cluster, &format!("shop{i}"), polling, &trigger);
+        deploy(&scene.cluster, &name, polling, &json!({"type": "prometheus", "metadata": metadata}));
     }
     for i in 0..SERVICES {
-        wait_noticed(&cluster, &keda, &format!("shop{i}"));
+        wait_noticed(&scene.cluster, &scene.keda, &format!("shop{i}"));
     }
     // The series is there at 0 before the call.
     let known = || prometheus.knows("count_over_time(internal_tcp_attempts_total[1m])>1");
     wait_until(NOTICED, "Prometheus knows the series", known);
-    let watch = cluster.watch(DEPLOYMENTS);
+    let watch = scene.cluster.watch(DEPLOYMENTS);
     let mut taken = Vec::new();
-    for i in 0..SERVICES {
+    for (i, address) in addresses.into_iter().enumerate() {
         let name = format!("shop{i}");
-        assert_eq!(replicas(&cluster, &name), 0);
+        assert_eq!(replicas(&scene.cluster, &name), 0);
         let called = Instant::now();
-        attempts[i].fetch_add(1, Ordering::Relaxed);
+        scene.call(address);
         taken.push(watch.until(NOTICED, "it is scaled", scaled(&name)) - called);
     }
     report(&format!("Prometheus every {scrape} s, KEDA every {polling} s: call → spec.replicas = 1"), taken);
@@ -324,27 +399,4 @@ impl Prometheus {
         let answer = get(self.port, &format!("/api/v1/query?query={query}"));
         answer.is_some_and(|(_, body)| body.contains("destination_service"))
     }
-}
-
-/// What `gatewatch node` will serve, until the test can run one: to be replaced by it.
-fn serve_attempts<const N: usize>(attempts: Arc<[AtomicU64; N]>) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let _request = stream.read(&mut [0; 4096]);
-            let mut body = "# TYPE internal_tcp_attempts counter\n".to_owned();
-            for (i, n) in attempts.iter().enumerate() {
-                let n = n.load(Ordering::Relaxed);
-                let service = format!("destination_namespace=\"market\",destination_service=\"shop{i}\"");
-                let caller = "destination_pod=\"\",process_comm=\"curl\"";
-                writeln!(body, "internal_tcp_attempts_total{{{service},{caller}}} {n}").unwrap();
-            }
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
-            let _gone = stream.write_all((head + &body + "# EOF\n").as_bytes());
-        }
-    });
-    port
 }

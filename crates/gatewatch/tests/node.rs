@@ -274,3 +274,37 @@ fn the_very_first_request_of_a_service_at_zero_is_answered() {
     });
     assert_eq!(attempts(&metrics, &to("cart", "")), 1);
 }
+
+/// docs/metrics-node.md has a row for each family that is exposed, and no other.
+#[test]
+fn documented_metrics_of_the_node() {
+    let _turn = Turn::alone();
+    let (node, cluster) = cluster("docs");
+    let client = node.client_pod("client");
+    let server = node.server_pod("server", 8080);
+    let agent = AgentSetup::node()
+        .env("MODE", "cluster")
+        .env("ENABLE_L7_HTTP", "true")
+        .env("KUBECONFIG", cluster.kubeconfig().to_str().unwrap())
+        .config(&format!("node: {{ demand: {{ listen: '127.0.0.1:{}' }} }}", free_port()))
+        .start();
+    agent.wait_ready();
+    let at = server.at(false);
+    client.inside(move || request(at, SOON).unwrap());
+    let metrics = agent
+        .wait_metrics(SOON, "a request", |metrics| metrics.sum("internal_http_requests_total", &[]) >= 1);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics-node.md");
+    let text = fs::read_to_string(file).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| `")).map(|line| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+    });
+    let documented: std::collections::BTreeSet<_> = rows.collect();
+    let families = metrics.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(|line| {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let end = if kind == "counter" { "_total" } else { "" };
+        (format!("{name}{end}"), kind.to_owned())
+    });
+    let exposed: std::collections::BTreeSet<_> = families.collect();
+    assert_eq!(exposed, documented);
+}

@@ -46,8 +46,8 @@ mod tests;
 const WAITING: usize = 1024;
 /// How many objects a list brings at once; fewer where they are so large that an answer would be too long.
 const PAGE: u32 = 250;
-/// Until we ask again for what we may not see.
-const REFUSED: Duration = Duration::from_secs(60);
+/// Until we try again, at most.
+const LATER: Duration = Duration::from_secs(30);
 /// How often is told that the API server was heard.
 const HEARD: Duration = Duration::from_secs(1);
 
@@ -132,7 +132,7 @@ async fn connect(
             said = why;
         }
         tokio::select! {
-            () = time::sleep(backoff.next().unwrap_or(REFUSED)) => {}
+            () = time::sleep(backoff.next().unwrap_or(LATER)) => {}
             () = changes.closed() => return Err(Closed),
         }
     }
@@ -231,7 +231,8 @@ impl Watch {
             self.tell(Change::Notice(why.clone())).await?;
             course.trouble = Some(why);
         }
-        let pause = if refused { REFUSED } else { course.backoff.next().unwrap_or(REFUSED) };
+        // Also who is refused asks again: an API server that has just started refuses until it has read its roles.
+        let pause = course.backoff.next().unwrap_or(LATER);
         tokio::select! {
             () = time::sleep(pause) => Ok(()),
             () = self.changes.closed() => Err(Closed),

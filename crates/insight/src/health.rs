@@ -157,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_names_them_all() {
+        let page = include_str!("../../../docs/requests.md");
+        for known in PATHS.iter().chain(&AGENTS) {
+            let told =
+                page.split_whitespace().any(|word| word == *known) || page.contains(&format!(" {known}"));
+            assert!(told, "{known}");
+        }
+    }
+
+    #[test]
     fn off_filters_nothing() {
         assert!(!HealthChecks::off().is_check("/healthz", "kube-probe/1.36"));
     }

@@ -69,7 +69,7 @@ fn requests(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Resul
         let row = [source, namespace, service, pod, method, path, comm];
         to.counter(REQUESTS, &row, series.count, series.born_ns)?;
     }
-    let counters: [(&str, &str, fn(&Answers) -> u64); 3] = [
+    let counters: [(&str, &str, Of); 3] = [
         ("gatewatch_http_responses", "Answers to them, by status.", |answers| answers.count),
         ("gatewatch_http_received_bytes", "Bytes of requests received.", |answers| answers.request_bytes),
         ("gatewatch_http_sent_bytes", "Bytes of answers to them.", |answers| answers.response_bytes),
@@ -87,6 +87,9 @@ fn requests(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Resul
     }
     Ok(())
 }
+
+/// A number of a series of answers.
+type Of = fn(&Answers) -> u64;
 
 fn destination(to: &To) -> [(&'static str, &str); 3] {
     [

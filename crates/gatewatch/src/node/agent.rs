@@ -158,7 +158,7 @@ impl Agent {
             }
         }
         if let Some(requests) = &mut self.requests {
-            for failed in requests.find_tls(now) {
+            for failed in requests.attach_tls() {
                 self.log.say(Level::Warn, clock::realtime(), &failed);
             }
         }

@@ -84,9 +84,10 @@ impl Cluster {
         let mut news = News::default();
         for taken in 0..=BATCH {
             let Ok(change) = self.changes.try_recv() else { break };
-            match change {
-                Change::Notice(text) => news.notices.push(text),
-                change => self.directory.apply(change, now_ns),
+            if let Change::Notice(text) = change {
+                news.notices.push(text);
+            } else {
+                self.directory.apply(change, now_ns);
             }
             news.more = taken == BATCH;
         }

@@ -140,7 +140,7 @@ impl Outcome {
         match self {
             Self::Grpc(Some(17..)) => Self::Grpc(Some(17)),
             Self::Class(6..) => Self::Class(0),
-            same => same,
+            Self::Class(_) | Self::Grpc(_) | Self::Unanswered | Self::Unseen => self,
         }
     }
 }

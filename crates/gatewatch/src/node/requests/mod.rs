@@ -22,6 +22,8 @@ use tls::Tls;
 const CONNECTIONS_MAX: usize = 131_072;
 /// A connection that has been silent for so long is let go; should it speak again, it is met anew.
 const SILENT_NS: u64 = 3_600_000_000_000;
+/// Of the ring that pieces come by: half a second of a busy node, should this process wait for its turn so long.
+const RING_BYTES: u32 = 16 << 20;
 /// Pieces taken at once.
 const BATCH: usize = 16_384;
 /// Requests of this node.
@@ -54,6 +56,8 @@ impl Requests {
         let mut probe = SocketProbe::load(&socket::Settings {
             exclude_comms: wanted.exclude_comms.clone(),
             pid_namespace,
+            servers_only: true,
+            ring_bytes: RING_BYTES,
             ..socket::Settings::default()
         })?;
         probe.attach()?;
@@ -131,9 +135,9 @@ impl Requests {
         count.forget(now_ns);
     }
 
-    /// Looks for TLS in processes that are new; what could not be probed.
-    pub fn find_tls(&mut self, now_ns: u64) -> Vec<String> {
-        self.tls.as_mut().map(|tls| tls.look(&mut self.probe, now_ns)).unwrap_or_default()
+    /// Attaches to where TLS was found; what could not be attached to.
+    pub fn attach_tls(&mut self) -> Vec<String> {
+        self.tls.as_mut().map(|tls| tls.attach(&mut self.probe)).unwrap_or_default()
     }
 
     /// Files in which TLS is read.
