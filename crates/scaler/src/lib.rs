@@ -20,6 +20,7 @@ mod transport;
 pub use error::Error;
 pub use figures::Figures;
 pub use history::KEPT;
+pub use proto::keda as externalscaler;
 pub use scaler::{Limits, Scaler, Settings, Tls};
 pub use service::Service;
 pub use transport::{ClientTls, ServerTls};

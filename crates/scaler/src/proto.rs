@@ -1,4 +1,4 @@
-//! What `proto/` becomes.
+//! What `proto/` becomes. KEDA's side is public, for whoever wants to ask a scaler as KEDA does.
 
 #![allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::wildcard_enum_match_arm)] // generated
 
@@ -6,6 +6,7 @@ pub(crate) mod demand {
     tonic::include_proto!("gatewatch.demand.v1");
 }
 
-pub(crate) mod keda {
+/// KEDA's external scaler, as generated from `proto/externalscaler.proto`.
+pub mod keda {
     tonic::include_proto!("externalscaler");
 }
