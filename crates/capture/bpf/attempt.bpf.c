@@ -44,11 +44,12 @@ const volatile bool begins_at_state;
 
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
-    __uint(max_entries, 1 << 20);
+    __uint(max_entries, 4 << 20);
 } attempt_events SEC(".maps");
 
+/* The oldest give way: whatever keeps the kernel from telling of ends, it heals. */
 struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __type(key, __u64); /* the socket's cookie */
     __type(value, struct attempt_record);
     __uint(max_entries, 32768);
@@ -104,7 +105,8 @@ static __always_inline void end(struct attempt_record *record, __u64 cookie, __u
     bpf_map_delete_elem(&attempts_open, &cookie);
 }
 
-static __always_inline void begin(struct attempt_record *record) {
+/* `followed`: what becomes of the socket is told of it, and not of another below it, as with MPTCP. */
+static __always_inline void begin(struct attempt_record *record, bool followed) {
     struct task_struct *task = (void *)bpf_get_current_task();
 
     record->stage = ATTEMPT_BEGAN;
@@ -115,7 +117,9 @@ static __always_inline void begin(struct attempt_record *record) {
     BPF_CORE_READ_STR_INTO(&record->comm, task, group_leader, comm);
     add(ATTEMPTS_SEEN);
     tell(record, ATTEMPTS_RING_FULL);
-    if (bpf_map_update_elem(&attempts_open, &record->socket, record, BPF_ANY))
+    if (!followed)
+        add(ATTEMPTS_UNFOLLOWED);
+    else if (bpf_map_update_elem(&attempts_open, &record->socket, record, BPF_ANY))
         add(ATTEMPTS_TABLE_FULL);
 }
 
@@ -138,7 +142,7 @@ static __always_inline int asked(struct bpf_sock_addr *ctx, struct attempt_recor
     earlier = bpf_map_lookup_elem(&attempts_open, &record->socket);
     if (earlier && !earlier->sent) /* the socket tries once more: the last try never left */
         end(earlier, record->socket, ATTEMPT_NOT_SENT);
-    begin(record);
+    begin(record, ctx->protocol == IPPROTO_TCP);
     return 1;
 }
 
@@ -265,7 +269,7 @@ int attempt_state(struct bpf_raw_tracepoint_args *ctx) {
         places(sk, &fresh);
         __builtin_memcpy(fresh.asked, fresh.peer, sizeof(fresh.asked));
         fresh.asked_port = fresh.peer_port;
-        begin(&fresh);
+        begin(&fresh, true);
         return 0;
     }
     record = bpf_map_lookup_elem(&attempts_open, &cookie);

@@ -25,6 +25,7 @@ enum attempt_tally {
     ATTEMPTS_RING_FULL, /* begun, and not told: the ring was full */
     ATTEMPT_ENDS_RING_FULL,
     ATTEMPTS_TABLE_FULL, /* begun and told, but the end is not followed: too many at once */
+    ATTEMPTS_UNFOLLOWED, /* begun and told, but the end is not: MPTCP */
     ATTEMPT_TALLIES,
 };
 

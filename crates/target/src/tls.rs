@@ -117,6 +117,28 @@ impl Finder {
     }
 }
 
+impl Finder {
+    /// Looks at this file again when it is met.
+    pub fn forget(&mut self, key: FileKey) {
+        self.found.remove(&key);
+        self.looked_at.remove(&key);
+    }
+
+    /// Files that were found and that none of these processes has any more. They are forgotten.
+    #[must_use]
+    pub fn unused(&mut self, root: &ProcRoot, pids: &[u32]) -> Vec<FileKey> {
+        if self.found.is_empty() {
+            return Vec::new();
+        }
+        let keys =
+            pids.iter().flat_map(|pid| files_of(root, *pid)).filter_map(|path| FileKey::of(&path).ok());
+        let used: HashSet<FileKey> = keys.collect();
+        let unused: Vec<_> = self.found.difference(&used).copied().collect();
+        unused.iter().for_each(|key| self.forget(*key));
+        unused
+    }
+}
+
 /// Looks for TLS in a file; `None` where there is none, or the file cannot be read.
 #[must_use]
 pub fn inspect(path: &Path) -> Option<TlsFile> {

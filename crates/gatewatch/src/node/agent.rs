@@ -163,8 +163,8 @@ impl Agent {
             }
         }
         if let Some(requests) = &mut self.requests {
-            for failed in requests.attach_tls() {
-                self.log.say(Level::Warn, clock::realtime(), &failed);
+            for (level, failed) in requests.attach_tls() {
+                self.log.say(level, clock::realtime(), &failed);
             }
         }
         if self.ends.exchange.turn(now) {
@@ -268,6 +268,7 @@ impl Agent {
                 ("capture", "attempt_ring_full", probe.tally(Tally::ATTEMPTS_RING_FULL)),
                 ("capture", "attempt_end_ring_full", probe.tally(Tally::ATTEMPT_ENDS_RING_FULL)),
                 ("capture", "attempt_table_full", probe.tally(Tally::ATTEMPTS_TABLE_FULL)),
+                ("capture", "attempt_end_mptcp", probe.tally(Tally::ATTEMPTS_UNFOLLOWED)),
                 ("decode", "attempt_malformed", counts.malformed),
             ]);
         }

@@ -1,5 +1,7 @@
 //! Parts of the snapshot that every probe has.
 
+use std::sync::OnceLock;
+
 use gatewatch_capture::{MapMemory, clock};
 use gatewatch_export::{
     network::Map,
@@ -13,11 +15,14 @@ use super::{
 };
 use crate::cost;
 
+static OFFSET: OnceLock<u64> = OnceLock::new();
+
 /// One with what does not depend on probes.
 pub fn common() -> Snapshot {
     Snapshot {
         taken_ns: clock::monotonic(),
-        offset_ns: clock::offset(),
+        // Once: when a series was created does not change because a clock is set.
+        offset_ns: *OFFSET.get_or_init(clock::offset),
         agent: cost::read(),
         ..Snapshot::default()
     }
@@ -91,6 +96,7 @@ pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
         ("capture", "socket_table_full", tallies.no_state),
         ("decode", "connections_full", requests.turned_away),
         ("decode", "conversation_over_budget", counts.over_budget),
+        ("decode", "not_copied", counts.holes),
         ("decode", "garbage", counts.garbage),
         ("decode", "too_long", counts.too_long),
     ]);

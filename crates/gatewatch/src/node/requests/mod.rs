@@ -10,6 +10,7 @@ use gatewatch_capture::socket::{self, ConnectionId, Event, SocketProbe, Tallies}
 use gatewatch_config::{Config, RequestSource};
 use gatewatch_decode::http::{Conversation, Counts, Decoder, Direction, HELD_MAX, Piece, Side};
 use gatewatch_event::Exchange;
+use gatewatch_export::log::Level;
 use gatewatch_insight::{exchanges::Bounds, health::HealthChecks};
 
 use super::cluster::Cluster;
@@ -136,7 +137,7 @@ impl Requests {
     }
 
     /// Attaches to where TLS was found; what could not be attached to.
-    pub fn attach_tls(&mut self) -> Vec<String> {
+    pub fn attach_tls(&mut self) -> Vec<(Level, String)> {
         self.tls.as_mut().map(|tls| tls.attach(&mut self.probe)).unwrap_or_default()
     }
 

@@ -3,9 +3,9 @@
 //! Looking into programs takes its time: a thread of its own does it, and the hot loop only attaches.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -20,7 +20,9 @@ use gatewatch_capture::{
     socket::SocketProbe,
     tls::TlsAttachment,
 };
+use gatewatch_export::log::Level;
 use gatewatch_target::{
+    binary::FileKey,
     process::ProcRoot,
     tls::{Finder, TlsFile},
 };
@@ -32,10 +34,20 @@ const NAP: Duration = Duration::from_millis(200);
 /// Files that wait to be attached to.
 const WAITING: usize = 64;
 
+/// What the thread tells.
+enum News {
+    /// TLS is done in a file.
+    Found(TlsFile),
+    /// No process has the file any more: as long as it is probed, its file system cannot be let go.
+    Unused(FileKey),
+}
+
 /// Finds and attaches.
 pub struct Tls {
-    found: Receiver<TlsFile>,
-    attached: Vec<TlsAttachment>,
+    news: Receiver<News>,
+    attached: HashMap<FileKey, TlsAttachment>,
+    /// Files that could not be attached to: to be looked at again.
+    failed: Arc<Mutex<Vec<FileKey>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -46,17 +58,18 @@ impl Tls {
     /// # Errors
     /// When the kernel refuses to tell of processes.
     pub fn new(pid_namespace: u32) -> Result<Self> {
-        let (sender, found) = sync_channel(WAITING);
+        let (sender, news) = sync_channel(WAITING);
+        let failed = Arc::new(Mutex::new(Vec::new()));
         let (started, start) = sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
-            let stop = Arc::clone(&stop);
+            let (stop, failed) = (Arc::clone(&stop), Arc::clone(&failed));
             // The probe is made by the thread that drains it: its ring stays there.
             thread::Builder::new().name("tls-finder".to_owned()).spawn(move || {
                 match ProcessProbe::load(pid_namespace) {
                     Ok(processes) => {
                         let _waiting = started.send(Ok(()));
-                        look(&processes, &sender, &stop);
+                        look(&processes, &sender, &stop, &failed);
                     }
                     Err(error) => {
                         let _waiting = started.send(Err(error));
@@ -65,19 +78,32 @@ impl Tls {
             })?
         };
         start.recv().context("the thread that finds TLS ended before it began")??;
-        Ok(Self { found, attached: Vec::new(), stop, thread: Some(thread) })
+        Ok(Self { news, attached: HashMap::new(), failed, stop, thread: Some(thread) })
     }
 
     /// Attaches to what was found; what could not be attached to.
-    pub fn attach(&mut self, probe: &mut SocketProbe) -> Vec<String> {
-        let mut failed = Vec::new();
-        while let Ok(file) = self.found.try_recv() {
-            match probe.attach_tls(&file) {
-                Ok(attachment) => self.attached.push(attachment),
-                Err(error) => failed.push(error.to_string()),
+    pub fn attach(&mut self, probe: &mut SocketProbe) -> Vec<(Level, String)> {
+        let mut said = Vec::new();
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                News::Found(file) => match probe.attach_tls(&file) {
+                    Ok(attachment) => drop(self.attached.insert(file.key, attachment)),
+                    Err(error) => {
+                        // One whose process has ended meanwhile is no fault.
+                        let level = if file.path.exists() { Level::Warn } else { Level::Debug };
+                        said.push((level, error.to_string()));
+                        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(file.key);
+                    }
+                },
+                News::Unused(key) => {
+                    if let Some(attachment) = self.attached.remove(&key) {
+                        // The kernel waits until no program runs any more.
+                        thread::spawn(move || drop(attachment));
+                    }
+                }
             }
         }
-        failed
+        said
     }
 
     /// Files probed.
@@ -90,7 +116,7 @@ impl Drop for Tls {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // One that waits to hand over a file ends when nobody takes it any more.
-        while self.found.try_recv().is_ok() {}
+        while self.news.try_recv().is_ok() {}
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been said.
             let _ended = thread.join();
@@ -98,7 +124,7 @@ impl Drop for Tls {
     }
 }
 
-fn look(processes: &ProcessProbe, found: &SyncSender<TlsFile>, stop: &AtomicBool) {
+fn look(processes: &ProcessProbe, news: &SyncSender<News>, stop: &AtomicBool, failed: &Mutex<Vec<FileKey>>) {
     let (root, mut finder) = (ProcRoot::new("/proc"), Finder::default());
     let mut waiting = VecDeque::new();
     let mut all_ns: Option<u64> = None;
@@ -106,7 +132,16 @@ fn look(processes: &ProcessProbe, found: &SyncSender<TlsFile>, stop: &AtomicBool
         let now = clock::monotonic();
         if all_ns.is_none_or(|all_ns| now.saturating_sub(all_ns) > AGAIN_NS) {
             all_ns = Some(now);
-            waiting.extend(root.pids());
+            let pids = root.pids();
+            for key in failed.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                finder.forget(key);
+            }
+            for key in finder.unused(&root, &pids) {
+                if news.send(News::Unused(key)).is_err() {
+                    return;
+                }
+            }
+            waiting.extend(pids);
         }
         // Those that begin are about to speak: they go first.
         processes.drain(|change| {
@@ -119,7 +154,7 @@ fn look(processes: &ProcessProbe, found: &SyncSender<TlsFile>, stop: &AtomicBool
             continue;
         };
         for file in finder.look(&root, pid) {
-            if found.send(file).is_err() {
+            if news.send(News::Found(file)).is_err() {
                 return;
             }
         }
