@@ -67,10 +67,13 @@ impl Seen {
         });
     }
 
-    /// The end of a connection with these ports.
+    /// The end of a connection with these ports: what is on the wire.
     pub fn end(&self, local: u64, remote: u64) -> Option<&Stream> {
         let is = |address: Option<SocketAddr>, port| address.is_some_and(|a| u64::from(a.port()) == port);
-        self.streams.values().find(|stream| is(stream.local, local) && is(stream.remote, remote))
+        let found = |(id, stream): &(&ConnectionId, &Stream)| {
+            !id.decrypted && is(stream.local, local) && is(stream.remote, remote)
+        };
+        self.streams.iter().find(found).map(|(_, stream)| stream)
     }
 }
 
