@@ -4,7 +4,9 @@ IMG        ?= gatewatch
 PUSH       ?= false
 VERSION    ?= $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 COMMIT_SHA ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-export IMG VERSION COMMIT_SHA PUSH_FLAGS
+NAMESPACE  ?= skuber-system
+DRY_RUN    ?= false
+export IMG VERSION COMMIT_SHA PUSH_FLAGS NAMESPACE DRY_RUN
 
 CARGO        ?= cargo
 CLANG_FORMAT ?= clang-format-16
@@ -13,14 +15,14 @@ RELEASE      := $(or $(CARGO_TARGET_DIR),target)/release/gatewatch
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build image buildx push demo envtest test lint bench fuzz compat clean
+.PHONY: help setup build image buildx push deploy undeploy demo envtest test lint bench fuzz compat clean
 
 help: ## Show this
 	@echo "gatewatch: shows, from the kernel, what a gateway really does. Linux only."
 	@echo
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
-	@echo "  IMG=$(IMG) VERSION=$(VERSION) COMMIT_SHA=$(COMMIT_SHA) PUSH=$(PUSH)"
+	@echo "  IMG=$(IMG) VERSION=$(VERSION) COMMIT_SHA=$(COMMIT_SHA) PUSH=$(PUSH) NAMESPACE=$(NAMESPACE)"
 
 setup: ## Install what build, demo and tests need (Debian; root)
 	@scripts/setup
@@ -43,6 +45,12 @@ buildx: ## Build an image for amd64 and arm64; push it with PUSH=true
 
 push: ## Push the image IMG:VERSION that image or buildx has made
 	@scripts/image push
+
+deploy: ## Put node agent and scaler of IMG:VERSION into NAMESPACE of kubectl's cluster; DRY_RUN=true prints the manifests
+	@scripts/deploy apply
+
+undeploy: ## Take them away again; the namespace stays
+	@scripts/deploy delete
 
 demo: setup build ## Watch a real gateway under load for DEMO_SECONDS (30), and check the counts (root)
 	@GATEWATCH="$(RELEASE)" demo/run

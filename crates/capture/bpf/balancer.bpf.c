@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * A socket load balancer as some CNIs have it: a connect to a Service's address is rewritten to an endpoint's, or
- * refused where there is none. What attempts are tried behind; no part of the agent.
+ * A socket load balancer as some CNIs have it: a connect to a Service's address is rewritten to an
+ * endpoint's, or refused where there is none. What attempts are tried behind; no part of the agent.
  */
 #include <linux/bpf.h>
 

@@ -85,14 +85,8 @@ static __always_inline enum shape record_shape(const __u8 *b, __u32 copied) {
     return b[0] >= 20 && b[0] <= 23 ? SHAPE_TLS : SHAPE_OTHER;
 }
 
-/*
- * Global, as are other functions that take numbers or whole structures only: the verifier looks at such a
- * function once, not for every way to come to it.
- */
-__noinline enum shape shape_of(const struct shape_bytes *bytes, __u32 copied) {
-    if (!bytes)
-        return SHAPE_OTHER;
-    const __u8 *b = bytes->b;
+/* `b` is aligned to 8. */
+static __always_inline enum shape shape_of(const __u8 *b, __u32 copied) {
     __u64 words = *(const __u64 *)b;
     __u32 word = words;
 

@@ -68,6 +68,7 @@ enum socket_tally {
     SOCKET_COMPAT,     /* connections left out: 32-bit processes */
     SOCKET_EXCLUDED,   /* connections left out: by the process's name */
     SOCKET_OTHER,      /* connections left out: not HTTP */
+    SOCKET_CALLERS,    /* connections left out: the calling end */
     SOCKET_NO_STATE,   /* pieces left out: no memory to remember the connection */
     SOCKET_WATCHED,    /* connections that speak HTTP */
     SOCKET_TLS,        /* connections that speak TLS */

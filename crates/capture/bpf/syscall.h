@@ -11,18 +11,22 @@ enum {
     NR_write = 1,
     NR_readv = 19,
     NR_writev = 20,
+    NR_sendfile = 40,
     NR_sendto = 44,
     NR_recvfrom = 45,
     NR_sendmsg = 46,
     NR_recvmsg = 47,
+    NR_splice = 275,
     NR_recvmmsg = 299,
     NR_sendmmsg = 307,
     NR_preadv2 = 327,
     NR_pwritev2 = 328,
 };
 #define CALL_NUMBER(regs) ((int)(regs)->orig_ax)
+#define CALL_FIRST(regs) ((regs)->di)
 #define CALL_SECOND(regs) ((regs)->si)
 #define CALL_THIRD(regs) ((regs)->dx)
+#define CALL_FOURTH(regs) ((regs)->r10)
 #define TS_COMPAT 2
 #elif defined(__TARGET_ARCH_arm64)
 enum {
@@ -30,6 +34,8 @@ enum {
     NR_write = 64,
     NR_readv = 65,
     NR_writev = 66,
+    NR_sendfile = 71,
+    NR_splice = 76,
     NR_sendto = 206,
     NR_recvfrom = 207,
     NR_sendmsg = 211,
@@ -40,8 +46,10 @@ enum {
     NR_pwritev2 = 287,
 };
 #define CALL_NUMBER(regs) ((regs)->syscallno)
+#define CALL_FIRST(regs) ((regs)->orig_x0)
 #define CALL_SECOND(regs) ((regs)->user_regs.regs[1])
 #define CALL_THIRD(regs) ((regs)->user_regs.regs[2])
+#define CALL_FOURTH(regs) ((regs)->user_regs.regs[3])
 #define TIF_32BIT 22
 #endif
 
@@ -71,6 +79,7 @@ struct user_buffer {
     __u64 vectors; /* address of an array of vectors; 0: it is one piece of memory, `base` */
     __u64 count;
     __u64 base;
+    __u32 most;    /* bytes moved that may stand in it */
     bool messages; /* one of several */
 };
 
@@ -90,9 +99,9 @@ struct {
 
 static __always_inline bool is_compat(struct task_struct *task) {
 #if defined(__TARGET_ARCH_x86)
-    return task->thread_info.status & TS_COMPAT;
+    return BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
 #else
-    return task->thread_info.flags >> TIF_32BIT & 1;
+    return BPF_CORE_READ(task, thread_info.flags) >> TIF_32BIT & 1;
 #endif
 }
 
@@ -134,12 +143,14 @@ static __always_inline bool message_buffer(struct user_buffer *buffer, __u64 add
 }
 
 /* False: the call has no buffer, or it cannot be found. */
-static __always_inline bool find_buffer(struct user_buffer *buffer, struct pt_regs *regs, __s32 length) {
+static __always_inline bool find_buffer(struct user_buffer *buffer, struct pt_regs *regs, __s32 length,
+                                        bool one_by_one) {
     __u64 second = CALL_SECOND(regs);
 
     buffer->vectors = 0;
     buffer->count = 0;
     buffer->base = 0;
+    buffer->most = length;
     buffer->messages = false;
     switch (CALL_NUMBER(regs)) {
     case NR_read:
@@ -161,8 +172,33 @@ static __always_inline bool find_buffer(struct user_buffer *buffer, struct pt_re
     case NR_sendmmsg:
     case NR_recvmmsg:
         buffer->messages = true;
-        return message_buffer(buffer, current_message(second, CALL_THIRD(regs), length));
+        if (one_by_one)
+            return message_buffer(buffer, current_message(second, CALL_THIRD(regs), length));
+        /* All of them at once: the first is looked into. */
+        bpf_probe_read_user(&buffer->most, sizeof(buffer->most),
+                            (void *)(second + __builtin_offsetof(struct user_messages, length)));
+        return message_buffer(buffer, second);
     default:
         return false;
     }
+}
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define FD_MAX (1 << 20)
+
+/* The socket that a descriptor of the current process names; null where it is something else. */
+static __always_inline struct sock *socket_of(__s64 number) {
+    struct task_struct *task = (void *)bpf_get_current_task();
+    struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+    struct file **files = BPF_CORE_READ(table, fd);
+    struct file *file = 0;
+
+    if (number < 0 || number >= FD_MAX || number >= BPF_CORE_READ(table, max_fds))
+        return 0;
+    bpf_probe_read_kernel(&file, sizeof(file), files + number);
+    if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+        return 0;
+    struct socket *socket = BPF_CORE_READ(file, private_data);
+    return BPF_CORE_READ(socket, sk);
 }

@@ -9,6 +9,9 @@
  */
 #pragma once
 
+#include "socket_state.h"
+#include "syscall.h"
+
 /* What a probe is for, in the low byte of its cookie; the rest is when it was attached, in 256 ns. */
 enum tls_call_kind {
     TLS_WRITE = 1,    /* else it reads */
@@ -25,6 +28,7 @@ struct tls_call {
     __u64 buffer;
     __u64 length_at;
     __u64 cookie;
+    __u64 began_ns;
 };
 
 struct tls_object_key {
@@ -138,6 +142,20 @@ static __always_inline void meet_tls(const struct tls_socket *met, __u32 directi
     }
 }
 
+static __always_inline struct tls_socket tls_socket(const struct socket_state *state) {
+    struct tls_socket met = {
+        .ends = state->ends, .cookie = state->cookie, .met_ns = state->met_ns, .flags = state->talk.flags};
+    return met;
+}
+
+/* What the thread does with this socket may tell which TLS object it is below of. */
+static __always_inline void tell_tls(const struct socket_state *state, __u32 direction) {
+    if (!tls_attached)
+        return;
+    struct tls_socket met = tls_socket(state);
+    meet_tls(&met, direction);
+}
+
 /* The addresses of an object that is fed from memory: of the socket its thread received from, if no other has
  * it. */
 static __always_inline void guess(struct tls_object *object, const struct tls_object_key *key) {
@@ -189,25 +207,25 @@ static __always_inline bool submit(const struct socket_record *head, __u64 buffe
 }
 
 /* `length` bytes at `buffer` went through an object. */
-static __always_inline void told(const struct tls_object_key *key, __u64 buffer, __u32 length,
-                                 __u32 direction) {
+static __always_inline int told(const struct tls_object_key *key, __u64 buffer, __u32 length, __u32 direction,
+                                __u64 at_ns) {
     struct tls_object *object = object_of(key);
     struct shape_bytes first = {};
 
     if (!object) {
         tally(SOCKET_NO_STATE, 1);
-        return;
+        return 0;
     }
     struct conversation *c = &object->talk;
     c->position[direction] += length;
     if (c->verdict == VERDICT_IGNORED)
-        return;
+        return 0;
     __u32 look = length < SHAPE_BYTES ? length : SHAPE_BYTES;
     barrier_var(look);
     if (look > SHAPE_BYTES)
         look = SHAPE_BYTES;
     bpf_probe_read_user(&first, look, (void *)buffer);
-    enum shape shape = shape_of(&first, look);
+    enum shape shape = shape_of(first.b, look);
     if (c->verdict == VERDICT_UNKNOWN) {
         judge(c, shape, first.b, look);
         if (c->verdict == VERDICT_TLS) /* within TLS: a proxy's business */
@@ -215,7 +233,7 @@ static __always_inline void told(const struct tls_object_key *key, __u64 buffer,
         if (c->verdict != VERDICT_UNKNOWN)
             tally(is_http(c) ? SOCKET_WATCHED : SOCKET_OTHER, 1);
         if (!is_http(c))
-            return;
+            return 0;
     }
     if (!object->connection && !object->guessed && direction == SOCKET_RECEIVED)
         guess(object, key);
@@ -223,8 +241,13 @@ static __always_inline void told(const struct tls_object_key *key, __u64 buffer,
 
     struct socket_record head = {};
     head.connection = object->connection ? object->connection : key->object;
-    head.at_ns = bpf_ktime_get_ns();
+    head.at_ns = at_ns;
     head.ends = object->ends;
+    if (servers_only && c->flags & SOCKET_CALLER) {
+        c->verdict = VERDICT_IGNORED;
+        tally(SOCKET_CALLERS, 1);
+        return 0;
+    }
     head.flags = c->flags | SOCKET_DECRYPTED | (object->connection ? 0 : SOCKET_NO_SOCKET);
     head.pid = key->process;
     head.cgroup = bpf_get_current_cgroup_id();
@@ -245,6 +268,7 @@ static __always_inline void told(const struct tls_object_key *key, __u64 buffer,
         tally(SOCKET_LOST_BYTES, length);
     }
     carry_on(c, direction, shape, length, head.copied, first.b[9]);
+    return 0;
 }
 
 /* SSL_read(ssl, buffer, size), SSL_write(ssl, buffer, size), and both _ex(…, length). */
@@ -256,6 +280,7 @@ int tls_enter(struct pt_regs *ctx) {
         .buffer = PT_REGS_PARM2(ctx),
         .length_at = PT_REGS_PARM4(ctx),
         .cookie = bpf_get_attach_cookie(ctx),
+        .began_ns = bpf_ktime_get_ns(),
     };
     bpf_map_update_elem(&tls_calls, &key, &call, BPF_ANY);
     return 0;
@@ -280,7 +305,11 @@ int tls_leave(struct pt_regs *ctx) {
     if (length <= 0 || length > 0x7fffffff)
         return 0;
     struct tls_object_key of = {.object = call.object, .process = key.process_thread >> 32};
-    told(&of, call.buffer, length, call.cookie & TLS_WRITE ? SOCKET_SENT : SOCKET_RECEIVED);
+    /* What is written is encrypted and sent before the call is done, and an answer may be there by then. */
+    if (call.cookie & TLS_WRITE)
+        told(&of, call.buffer, length, SOCKET_SENT, call.began_ns);
+    else
+        told(&of, call.buffer, length, SOCKET_RECEIVED, bpf_ktime_get_ns());
     return 0;
 }
 
@@ -306,104 +335,5 @@ int tls_free(struct pt_regs *ctx) {
         }
     }
     bpf_map_delete_elem(&tls_objects, &key);
-    return 0;
-}
-
-#if defined(__TARGET_ARCH_x86)
-#define GO_FIRST(ctx) BPF_CORE_READ((ctx), ax)
-#define GO_SECOND(ctx) BPF_CORE_READ((ctx), bx)
-#define GO_THIRD(ctx) BPF_CORE_READ((ctx), cx)
-#define GO_ROUTINE(ctx) BPF_CORE_READ((ctx), r14)
-#elif defined(__TARGET_ARCH_arm64)
-#define GO_FIRST(ctx) PT_REGS_PARM1(ctx)
-#define GO_SECOND(ctx) PT_REGS_PARM2(ctx)
-#define GO_THIRD(ctx) PT_REGS_PARM3(ctx)
-#define GO_ROUTINE(ctx) BPF_CORE_READ((ctx), user_regs.regs[28])
-#endif
-
-/* tls.Conn begins with the connection below it, an interface; of a net.TCPConn that is a pointer to the
- * descriptor's structure, in which the number stands behind a lock of 16 bytes. */
-#define GO_CONN_DATA 8
-#define GO_FD_NUMBER 16
-#define FD_MAX (1 << 20)
-
-/* The TCP socket below a tls.Conn; null where it is something else. */
-static __always_inline struct sock *go_socket(__u64 conn) {
-    __u64 tcp_conn = 0, net_fd = 0;
-    __s64 number = -1;
-
-    if (bpf_probe_read_user(&tcp_conn, sizeof(tcp_conn), (void *)(conn + GO_CONN_DATA)) ||
-        bpf_probe_read_user(&net_fd, sizeof(net_fd), (void *)tcp_conn) ||
-        bpf_probe_read_user(&number, sizeof(number), (void *)(net_fd + GO_FD_NUMBER)))
-        return 0;
-    struct task_struct *task = (void *)bpf_get_current_task();
-    struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-    if (number < 0 || number >= FD_MAX || number >= BPF_CORE_READ(table, max_fds))
-        return 0;
-    struct file **files = BPF_CORE_READ(table, fd);
-    struct file *file = 0;
-    bpf_probe_read_kernel(&file, sizeof(file), files + number);
-    struct socket *socket = BPF_CORE_READ(file, private_data);
-    /* Anything may stand there: a socket's structure points back to its file. */
-    if (!file || !socket || BPF_CORE_READ(socket, file) != file)
-        return 0;
-    return BPF_CORE_READ(socket, sk);
-}
-
-/* Ties the object to its socket, which was met in the handshake. */
-static __always_inline void go_tie(const struct tls_object_key *key, __u64 attached) {
-    struct sock *sk = go_socket(key->object);
-    __u64 cookie = sk ? BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) : 0;
-    struct tls_object *object = object_of(key);
-
-    if (!cookie || !object || object->connection == cookie)
-        return;
-    struct tls_socket *met = bpf_map_lookup_elem(&tls_sockets, &cookie);
-    if (met)
-        tie(object, met, attached);
-}
-
-static __always_inline struct tls_call_key go_key(struct pt_regs *ctx) {
-    struct tls_call_key key = {.process_thread = bpf_get_current_pid_tgid() >> 32,
-                               .goroutine = GO_ROUTINE(ctx)};
-    return key;
-}
-
-/* (*Conn).Read(b []byte) (int, error) */
-SEC("uprobe")
-int tls_go_read_enter(struct pt_regs *ctx) {
-    struct tls_call_key key = go_key(ctx);
-    struct tls_call call = {
-        .object = GO_FIRST(ctx), .buffer = GO_SECOND(ctx), .cookie = bpf_get_attach_cookie(ctx)};
-    bpf_map_update_elem(&tls_calls, &key, &call, BPF_ANY);
-    return 0;
-}
-
-SEC("uprobe")
-int tls_go_read_leave(struct pt_regs *ctx) {
-    struct tls_call_key key = go_key(ctx);
-    struct tls_call *found = bpf_map_lookup_elem(&tls_calls, &key);
-    if (!found)
-        return 0;
-    struct tls_call call = *found;
-    bpf_map_delete_elem(&tls_calls, &key);
-    __s64 length = GO_FIRST(ctx);
-    if (length <= 0 || length > 0x7fffffff)
-        return 0;
-    struct tls_object_key of = {.object = call.object, .process = key.process_thread};
-    go_tie(&of, call.cookie & ~0xffULL);
-    told(&of, call.buffer, length, SOCKET_RECEIVED);
-    return 0;
-}
-
-/* (*Conn).Write(b []byte) (int, error): all of it, or the connection is broken. So its entry tells enough. */
-SEC("uprobe")
-int tls_go_write(struct pt_regs *ctx) {
-    struct tls_object_key of = {.object = GO_FIRST(ctx), .process = bpf_get_current_pid_tgid() >> 32};
-    __s64 length = GO_THIRD(ctx);
-    if (length <= 0 || length > 0x7fffffff)
-        return 0;
-    go_tie(&of, bpf_get_attach_cookie(ctx) & ~0xffULL);
-    told(&of, GO_SECOND(ctx), length, SOCKET_SENT);
     return 0;
 }

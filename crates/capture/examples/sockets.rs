@@ -68,8 +68,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{:#?}", probe.tallies());
     for (name, ns, runs) in probe.run_times() {
-        if runs > 0 {
-            println!("{name}: {runs} runs, {} ns each", ns / runs);
+        if let Some(each) = ns.checked_div(runs) {
+            println!("{name}: {runs} runs, {each} ns each");
         }
     }
     Ok(())

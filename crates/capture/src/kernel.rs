@@ -35,10 +35,13 @@ pub fn has_tcx() -> bool {
     version() >= (6, 6)
 }
 
-/// Tracepoints tell what was sent and received on sockets, after whichever call (Linux 6.4).
+/// Tracepoints tell what was sent and received on sockets, after whichever call (Linux 6.4, or where it was carried
+/// back to).
 #[must_use]
 pub fn has_socket_tracepoints() -> bool {
-    version() >= (6, 4)
+    libbpf_rs::btf::Btf::from_vmlinux().is_ok_and(|btf| {
+        btf.type_by_name::<libbpf_rs::btf::types::Typedef<'_>>("btf_trace_sock_send_length").is_some()
+    })
 }
 
 /// Return probes can kill no process: on x86-64 they are a system call since Linux 6.11, which seccomp filters saw until

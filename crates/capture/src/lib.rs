@@ -14,6 +14,7 @@ pub mod hold;
 pub mod kernel;
 pub mod network;
 pub mod nginx;
+mod packet_socket;
 pub mod pin;
 pub mod process;
 mod ring;

@@ -1,6 +1,6 @@
 //! Processes that begin or end: `bpf/process.bpf.c`, loaded, attached, read.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, os::fd::BorrowedFd};
 
 use libbpf_rs::{
     Link,
@@ -71,6 +71,12 @@ impl ProcessProbe {
             .into_iter()
             .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
             .collect()
+    }
+
+    /// Has something to read when a process has begun or ended; see [`crate::wait`].
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.ring.descriptor()
     }
 
     /// Hands over what happened since the last call.

@@ -36,11 +36,25 @@ pub struct Settings {
     pub exclude_comms: Vec<String>,
     /// Inode of the pid namespace in which this process knows its own number; 0: its own.
     pub pid_namespace: u32,
+    /// HTTP of the ends that call is left out: each request is seen where it is received.
+    pub servers_only: bool,
+    /// Connections within TLS that are known at once; above it, the longest silent are forgotten.
+    pub tls_connections: u32,
+    /// Look at the ends of system calls, as on kernels that tell nothing at sockets (before 6.4): dearer for all, and
+    /// what `sendmmsg` and `recvmmsg` move is seen in part. Otherwise it is done only where it must.
+    pub by_calls: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20, exclude_comms: Vec::new(), pid_namespace: 0 }
+        Self {
+            ring_bytes: 8 << 20,
+            exclude_comms: Vec::new(),
+            pid_namespace: 0,
+            servers_only: false,
+            tls_connections: 16384,
+            by_calls: false,
+        }
     }
 }
 
@@ -108,7 +122,8 @@ pub struct Piece<'a> {
     pub bytes: &'a [u8],
     /// The call has no memory to copy from (sendfile, splice, io_uring).
     pub bufferless: bool,
-    /// CLOCK_MONOTONIC of the call's end, nanoseconds.
+    /// CLOCK_MONOTONIC, nanoseconds: of what was received, the call's end; of what was sent, when the kernel began to
+    /// send it where that is known, for an answer may be read by another thread before the call ends.
     pub at_ns: u64,
     /// The process, as the kernel's first pid namespace names it.
     pub pid: u32,
@@ -167,6 +182,8 @@ pub struct Tallies {
     pub excluded: u64,
     /// Connections left out: they speak neither HTTP nor TLS.
     pub other: u64,
+    /// Connections left out: they call, and only what is served is wanted ([`Settings::servers_only`]).
+    pub callers: u64,
     /// Pieces left out: the kernel had no memory to remember their connection.
     pub no_state: u64,
     /// Connections found to speak HTTP.
@@ -239,6 +256,7 @@ pub struct SocketProbe {
     links: Vec<Link>,
     /// Rows of scratch memory: two for each CPU.
     rows: u32,
+    by_calls: bool,
     pub(crate) skel: SocketSkel<'static>,
 }
 
@@ -246,19 +264,29 @@ impl SocketProbe {
     /// Loads the programs; attaches nothing yet.
     ///
     /// # Errors
-    /// A kernel before 6.4, a missing capability or BTF, or the kernel's refusal.
+    /// A missing capability or BTF, or the kernel's refusal.
     pub fn load(settings: &Settings) -> Result<Self, CaptureError> {
         check_rights("load the socket programs")?;
-        if !kernel::has_socket_tracepoints() {
-            return Err(CaptureError::Lacks { what: "what is sent and received on sockets", needs: "6.4" });
-        }
         verifier::listen();
         let load = verifier::load_error("socket");
         // libbpf's object must stay where it is for the probe's life, which is the process's.
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = SocketSkelBuilder::default().open(storage).map_err(load)?;
+        let by_calls = settings.by_calls || !kernel::has_socket_tracepoints();
+        open.progs.socket_call.set_autoload(by_calls);
+        open.progs.socket_sent.set_autoload(!by_calls);
+        open.progs.socket_received.set_autoload(!by_calls);
+        let maps = &mut open.maps;
+        for map in [&mut maps.tls_objects, &mut maps.tls_sockets, &mut maps.tls_claims] {
+            map.set_max_entries(settings.tls_connections.max(64)).map_err(load)?;
+        }
+        if !by_calls {
+            open.maps.socket_states_by_address.set_max_entries(64).map_err(load)?;
+        }
         if let Some(rodata) = &mut open.maps.rodata_data {
+            rodata.by_calls = by_calls;
             rodata.agent_pid = std::process::id();
+            rodata.servers_only = settings.servers_only;
             rodata.agent_pid_namespace = match settings.pid_namespace {
                 0 => kernel::pid_namespace(),
                 inode => inode,
@@ -271,15 +299,16 @@ impl SocketProbe {
         open.maps.socket_scratch.set_max_entries(rows).map_err(load)?;
         open.maps.socket_accounts.set_max_entries(rows).map_err(load)?;
 
-        if kernel::has_uprobe_multi() {
-            for program in [
-                &mut open.progs.tls_enter,
-                &mut open.progs.tls_leave,
-                &mut open.progs.tls_free,
-                &mut open.progs.tls_go_read_enter,
-                &mut open.progs.tls_go_read_leave,
-                &mut open.progs.tls_go_write,
-            ] {
+        for program in [
+            &mut open.progs.tls_enter,
+            &mut open.progs.tls_leave,
+            &mut open.progs.tls_free,
+            &mut open.progs.tls_go_read_enter,
+            &mut open.progs.tls_go_read_leave,
+            &mut open.progs.tls_go_write,
+        ] {
+            program.set_autoload(kernel::has_cookies());
+            if kernel::has_uprobe_multi() {
                 program.set_attach_type(ProgramAttachType::TraceUprobeMulti);
             }
         }
@@ -294,7 +323,7 @@ impl SocketProbe {
                 .map_err(map_error("leave a process out (at most 256 names)"))?;
         }
         let ring = Ring::new(&skel.maps.socket_records).map_err(load)?;
-        Ok(Self { ring, links: Vec::new(), rows, skel })
+        Ok(Self { ring, links: Vec::new(), rows, by_calls, skel })
     }
 
     /// Begins to look, unless it does.
@@ -308,15 +337,15 @@ impl SocketProbe {
         let load = verifier::load_error("socket");
         let progs = &self.skel.progs;
         // The ends first, so that none is missed of what is begun.
-        self.links = [
-            &progs.socket_state_changed,
-            &progs.socket_destroyed,
-            &progs.socket_sent,
-            &progs.socket_received,
-        ]
-        .into_iter()
-        .map(|program| program.attach_trace().map_err(load))
-        .collect::<Result<_, _>>()?;
+        let mut programs = vec![&progs.socket_state_changed, &progs.socket_destroyed];
+        match self.by_calls {
+            true => programs.push(&progs.socket_call),
+            false => programs.extend([&progs.socket_sent, &progs.socket_received]),
+        }
+        self.links = programs
+            .into_iter()
+            .map(|program| program.attach_trace().map_err(load))
+            .collect::<Result<_, _>>()?;
         Ok(())
     }
 
@@ -365,6 +394,7 @@ impl SocketProbe {
             compat: of(Tally::SOCKET_COMPAT),
             excluded: of(Tally::SOCKET_EXCLUDED),
             other: of(Tally::SOCKET_OTHER),
+            callers: of(Tally::SOCKET_CALLERS),
             no_state: of(Tally::SOCKET_NO_STATE),
             http: of(Tally::SOCKET_WATCHED),
             tls: of(Tally::SOCKET_TLS),
@@ -384,6 +414,7 @@ impl SocketProbe {
         [
             ("socket_received", &progs.socket_received),
             ("socket_sent", &progs.socket_sent),
+            ("socket_call", &progs.socket_call),
             ("socket_state_changed", &progs.socket_state_changed),
             ("socket_destroyed", &progs.socket_destroyed),
             ("tls_enter", &progs.tls_enter),

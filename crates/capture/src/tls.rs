@@ -37,8 +37,11 @@ impl SocketProbe {
     /// Probes the TLS functions of a file. Attach each file once: what passes two probes is told twice.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// A kernel before 5.15, or its refusal.
     pub fn attach_tls(&mut self, file: &TlsFile) -> Result<TlsAttachment, CaptureError> {
+        if !kernel::has_cookies() {
+            return Err(CaptureError::Lacks { what: "what is within TLS", needs: "5.15" });
+        }
         let since = clock::monotonic() & !0xff;
         let of = |calls: &[Call]| -> Vec<&Site> {
             file.sites.iter().filter(|site| calls.contains(&site.call)).collect()

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{SOON, cluster::Process, free_port, get, text, wait_until};
+use common::{SOON, free_port, get, keda::Process, text, wait_until};
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatewatch"));

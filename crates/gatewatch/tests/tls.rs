@@ -25,8 +25,8 @@ use tempfile::TempDir;
 const TALK: &str = include_str!("sockets/tls.py");
 
 /// A probe that looks into these processes' TLS.
-fn probe(pids: &[u32]) -> (SocketProbe, Vec<TlsAttachment>) {
-    let mut probe = SocketProbe::load(&Settings::default()).unwrap();
+fn probe(pids: &[u32], by_calls: bool) -> (SocketProbe, Vec<TlsAttachment>) {
+    let mut probe = SocketProbe::load(&Settings { by_calls, ..Settings::default() }).unwrap();
     probe.attach().unwrap();
     let mut finder = Finder::default();
     let files = pids.iter().flat_map(|pid| finder.look(&ProcRoot::new("/proc"), *pid)).collect::<Vec<_>>();
@@ -66,11 +66,11 @@ fn decrypted(seen: &Seen, pid: u32) -> Vec<&Stream> {
     streams.map(|(_, stream)| stream).collect()
 }
 
-fn talk_of_python(kind: &str) {
+fn talk_of_python(kind: &str, by_calls: bool) {
     let _turn = Turn::alone();
     let (_directory, cert, key) = certificate();
     let talk = Talk::start("python3", &["-c", TALK, kind, &cert, &key]);
-    let (probe, _attached) = probe(&[talk.pid()]);
+    let (probe, _attached) = probe(&[talk.pid()], by_calls);
     let mut seen = Seen::default();
     let told = talk.run(&probe, &mut seen).remove(0);
     let pid = u32::try_from(told["pid"].as_u64().unwrap()).unwrap();
@@ -115,12 +115,18 @@ fn talk_of_python(kind: &str) {
 
 #[test]
 fn libssl_on_sockets_of_its_own() {
-    talk_of_python("sockets");
+    talk_of_python("sockets", false);
 }
 
 #[test]
 fn libssl_fed_from_memory() {
-    talk_of_python("memory");
+    talk_of_python("memory", false);
+}
+
+#[test]
+fn libssl_where_only_system_calls_tell() {
+    talk_of_python("sockets", true);
+    talk_of_python("memory", true);
 }
 
 struct Nginx {
@@ -157,7 +163,7 @@ fn curl_and_nginx() {
     let _turn = Turn::alone();
     let (directory, cert, key) = certificate();
     let nginx = Nginx::start(directory.path(), &cert, &key);
-    let (probe, _attached) = probe(&[nginx.child.id()]);
+    let (probe, _attached) = probe(&[nginx.child.id()], false);
     let mut seen = Seen::default();
     for version in ["--http1.1", "--http2"] {
         let url = |path| format!("https://127.0.0.1:{}/{path}", nginx.port);
@@ -203,7 +209,7 @@ fn gos_own_tls_with_symbols_and_without() {
     let (directory, cert, key) = certificate();
     let source = directory.path().join("main.go");
     fs::write(&source, include_str!("sockets/go/main.go")).unwrap();
-    for flags in ["", "-s -w"] {
+    for (flags, by_calls) in [("", false), ("-s -w", true)] {
         let program = directory.path().join("go-talk");
         let built = Command::new(go())
             .args(["build", "-ldflags", flags, "-o"])
@@ -215,7 +221,7 @@ fn gos_own_tls_with_symbols_and_without() {
         assert!(built.unwrap().success());
         let talk = Talk::start(program.to_str().unwrap(), &[&cert, &key]);
         let pid = talk.pid();
-        let (probe, _attached) = probe(&[pid]);
+        let (probe, _attached) = probe(&[pid], by_calls);
         let mut seen = Seen::default();
         talk.run(&probe, &mut seen);
         let streams = decrypted(&seen, pid);

@@ -140,7 +140,7 @@ struct Progress {
     round: u32,
     /// When the map was last known to be right.
     right_ns: Option<u64>,
-    /// We may not see this kind.
+    /// We may not see this kind, or could not at some time.
     refused: bool,
 }
 
@@ -176,7 +176,6 @@ impl Directory {
                 self.sweep(kind, now_ns);
                 let progress = self.progress_mut(kind);
                 progress.right_ns = Some(now_ns);
-                progress.refused = false;
                 true
             }
             Change::Heard(kind) => {
@@ -333,7 +332,9 @@ impl Directory {
     /// says something about every minute, so up to that is right. `None`: the map is not complete yet.
     #[must_use]
     pub fn age_ns(&self, now_ns: u64) -> Option<u64> {
-        let seen = || self.progress.iter().filter(|progress| !progress.refused);
+        // What could be seen once is part of the map, and grows old.
+        let seen =
+            || self.progress.iter().filter(|progress| !progress.refused || progress.right_ns.is_some());
         if seen().next().is_none() || seen().any(|progress| progress.right_ns.is_none()) {
             return None;
         }

@@ -46,8 +46,8 @@ mod tests;
 const WAITING: usize = 1024;
 /// How many objects a list brings at once; fewer where they are so large that an answer would be too long.
 const PAGE: u32 = 250;
-/// Until we ask again for what we may not see.
-const REFUSED: Duration = Duration::from_secs(60);
+/// Until we try again, at most.
+const LATER: Duration = Duration::from_secs(30);
 /// How often is told that the API server was heard.
 const HEARD: Duration = Duration::from_secs(1);
 
@@ -132,7 +132,7 @@ async fn connect(
             said = why;
         }
         tokio::select! {
-            () = time::sleep(backoff.next().unwrap_or(REFUSED)) => {}
+            () = time::sleep(backoff.next().unwrap_or(LATER)) => {}
             () = changes.closed() => return Err(Closed),
         }
     }
@@ -152,6 +152,15 @@ async fn configuration(settings: &WatchSettings) -> Result<Config, String> {
     Ok(config)
 }
 
+/// What is kept of one kind from list to list.
+struct Course {
+    page: u32,
+    backoff: DefaultBackoff,
+    told: Told,
+    /// What was said last about what does not work.
+    trouble: Option<String>,
+}
+
 #[derive(Clone)]
 struct Watch {
     client: Client,
@@ -162,35 +171,31 @@ struct Watch {
 
 impl Watch {
     async fn follow<K: Tells>(self) {
-        let mut page = PAGE;
-        while let Ok(smaller) = self.follow_by::<K>(page).await {
-            page = smaller;
-        }
+        let mut course =
+            Course { page: PAGE, backoff: DefaultBackoff::default(), told: Told::default(), trouble: None };
+        while self.list_and_watch::<K>(&mut course).await.is_ok() {}
     }
 
-    /// Ends when lists have to be read in smaller pages, or when nobody listens.
-    async fn follow_by<K: Tells>(&self, page: u32) -> Result<u32, Closed> {
+    /// Ends when all has to be listed anew, or when nobody listens.
+    async fn list_and_watch<K: Tells>(&self, course: &mut Course) -> Result<(), Closed> {
         let api: Api<Object<K>> = match &self.settings.namespace {
             Some(namespace) if K::KIND != Kind::Node => Api::namespaced(self.client.clone(), namespace),
             _ => Api::all(self.client.clone()),
         };
-        let mut config = watcher::Config::default().page_size(page);
+        let mut config = watcher::Config::default().page_size(course.page);
         config.field_selector = K::FIELDS.map(str::to_owned);
         config.label_selector = K::LABELS.map(str::to_owned);
         let mut events = pin!(watcher::watcher(api, config));
         let mut heard = time::interval(HEARD);
         heard.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let seen = self.seen.of(K::KIND);
-        let mut backoff = DefaultBackoff::default();
-        let mut told = Told::default();
-        let mut trouble: Option<String> = None;
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
                 _tick = heard.tick() => {
                     if seen.heard.swap(false, Ordering::Relaxed) {
-                        backoff.reset();
-                        self.recovered(K::KIND, &mut trouble).await?;
+                        course.backoff.reset();
+                        self.recovered(K::KIND, course).await?;
                         self.tell(Change::Heard(K::KIND)).await?;
                     }
                     continue;
@@ -198,31 +203,39 @@ impl Watch {
                 () = self.changes.closed() => return Err(Closed),
             };
             match event {
-                Some(Ok(event)) => {
-                    if matches!(event, Event::InitDone) {
-                        backoff.reset();
-                        self.recovered(K::KIND, &mut trouble).await?;
-                    }
-                    self.event(event, &mut told).await?;
-                }
+                Some(Ok(event)) => self.event(event, &mut course.told).await?,
                 Some(Err(error)) => {
-                    let refused = is_refused(&error);
-                    let why = if refused { refusal(K::KIND) } else { failure(K::KIND, &error) };
-                    if refused {
-                        self.tell(Change::Refused(K::KIND)).await?;
+                    self.failed(K::KIND, &error, course).await?;
+                    if seen.too_long.swap(false, Ordering::Relaxed) {
+                        course.page = (course.page / 4).max(1);
+                        return Ok(());
                     }
-                    if trouble.as_ref() != Some(&why) {
-                        self.tell(Change::Notice(why.clone())).await?;
-                        trouble = Some(why);
+                    // An event that nobody understands may have been that something is gone.
+                    if matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_))) {
+                        return Ok(());
                     }
-                    if seen.too_long.swap(false, Ordering::Relaxed) && page > 1 {
-                        return Ok((page / 4).max(1));
-                    }
-                    let pause = if refused { REFUSED } else { backoff.next().unwrap_or(REFUSED) };
-                    time::sleep(pause).await;
                 }
-                None => return Ok(page),
+                None => return Ok(()),
             }
+        }
+    }
+
+    /// Says so, and waits.
+    async fn failed(&self, kind: Kind, error: &watcher::Error, course: &mut Course) -> Result<(), Closed> {
+        let refused = is_refused(error);
+        let why = if refused { refusal(kind) } else { failure(kind, error) };
+        if refused {
+            self.tell(Change::Refused(kind)).await?;
+        }
+        if course.trouble.as_ref() != Some(&why) {
+            self.tell(Change::Notice(why.clone())).await?;
+            course.trouble = Some(why);
+        }
+        // Also who is refused asks again: an API server that has just started refuses until it has read its roles.
+        let pause = course.backoff.next().unwrap_or(LATER);
+        tokio::select! {
+            () = time::sleep(pause) => Ok(()),
+            () = self.changes.closed() => Err(Closed),
         }
     }
 
@@ -242,8 +255,8 @@ impl Watch {
         }
     }
 
-    async fn recovered(&self, kind: Kind, trouble: &mut Option<String>) -> Result<(), Closed> {
-        match trouble.take() {
+    async fn recovered(&self, kind: Kind, course: &mut Course) -> Result<(), Closed> {
+        match course.trouble.take() {
             Some(_) => self.tell(Change::Notice(format!("{} are heard of again", kind.resource()))).await,
             None => Ok(()),
         }

@@ -4,7 +4,9 @@
 
 pub mod connections;
 pub mod demand;
+pub mod exchanges;
 pub mod filter;
+pub mod health;
 pub mod ledger;
 pub mod paths;
 pub mod routes;

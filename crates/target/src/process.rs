@@ -84,6 +84,13 @@ impl ProcRoot {
         fs::metadata(self.0.join(of)).ok().and_then(|meta| u32::try_from(meta.st_ino()).ok()).unwrap_or(FIRST)
     }
 
+    /// All processes now, in no order.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     /// Processes whose name (`comm`) or program is one of `names`.
     #[must_use]
     pub fn gateways(&self, names: &[String]) -> Vec<GatewayProcess> {

@@ -108,7 +108,7 @@ enum Kind {
     Http1(Box<Http1>, Direction),
     Http2(Box<Http2>),
     Tls(Box<Handshake>),
-    /// TLS whose handshake is told.
+    /// TLS whose handshake is told, or was not seen.
     Closed,
     Other,
 }
@@ -155,6 +155,12 @@ impl Conversation {
             Kind::Tls(_) | Kind::Closed => Speaks::Tls,
             Kind::Other => Speaks::Other,
         }
+    }
+
+    /// In which direction requests go, once it is known.
+    #[must_use]
+    pub fn asks(&self) -> Option<Direction> {
+        self.asks
     }
 
     /// Nothing that is fed from now on will be handed out: the rest need not be copied.
@@ -209,10 +215,9 @@ impl Conversation {
             Kind::Start(mut start) => start.close(at_ns, &mut cx, out),
             Kind::Http1(mut http1, _) => http1.close(at_ns, &mut cx, out),
             Kind::Http2(mut http2) => http2.close(at_ns, &mut cx, out),
-            Kind::Tls(mut handshake) => self.handshake = handshake.told(),
+            Kind::Tls(mut handshake) => self.tell(&mut handshake, decoder),
             Kind::Closed | Kind::Other => {}
         }
-        decoder.counts.handshakes += u64::from(self.handshake.is_some());
         self.texts = Texts::default();
         self.account(decoder);
     }
@@ -259,13 +264,16 @@ impl Conversation {
                     self.feed(direction, rest, decoder, out);
                 }
             }
-            Kind::Http2(http2) => http2.feed(direction, &mut part, &mut cx, out),
+            Kind::Http2(http2) => {
+                http2.feed(direction, &mut part, &mut cx, out);
+                self.asks = self.asks.or(http2.asks());
+            }
             Kind::Tls(handshake) => {
                 let received = direction == Direction::Received;
-                if handshake.feed(received, part.bytes, part.hole > 0) {
-                    self.handshake = handshake.told();
-                    decoder.counts.handshakes += u64::from(self.handshake.is_some());
-                    self.kind = Kind::Closed;
+                if handshake.feed(received, part.bytes, part.hole > 0)
+                    && let Kind::Tls(mut handshake) = std::mem::replace(&mut self.kind, Kind::Closed)
+                {
+                    self.tell(&mut handshake, decoder);
                 }
             }
             Kind::Closed | Kind::Other => {}
@@ -281,9 +289,17 @@ impl Conversation {
                 self.kind = Kind::Http1(http1, asks);
                 return;
             }
-            Found::Http1Begins(asks, kept) => (Kind::Http1(Box::new(Http1::new(false)), asks), kept),
+            Found::Http1Ends(after, asks) => {
+                self.asks = Some(asks);
+                return self.go_on(after, asks);
+            }
+            Found::Http1Begins(asks, kept) => {
+                self.asks = Some(asks);
+                (Kind::Http1(Box::new(Http1::new(false)), asks), kept)
+            }
             Found::Http2(asks, mid, kept) => (Kind::Http2(Box::new(Http2::new(asks, mid))), kept),
             Found::Tls(kept) => (Kind::Tls(Box::default()), kept),
+            Found::Closed => (Kind::Closed, Vec::new()),
             Found::Foreign => {
                 decoder.counts.foreign += 1;
                 (Kind::Other, Vec::new())
@@ -295,7 +311,11 @@ impl Conversation {
             let part = Part { at_ns, call_start, wire_len, bytes: &bytes, hole };
             self.feed(direction, part, decoder, out);
         }
-        let _ = decoder;
+    }
+
+    fn tell(&mut self, handshake: &mut Handshake, decoder: &mut Decoder) {
+        self.handshake = handshake.told();
+        decoder.counts.handshakes += u64::from(self.handshake.is_some());
     }
 
     fn go_on(&mut self, after: After, asks: Direction) {

@@ -5,7 +5,7 @@ use gatewatch_event::Exchange;
 use super::{
     Direction, Part,
     decoder::Context,
-    h1::{self, Http1, Looks},
+    h1::{self, After, Http1, Looks},
     h2,
 };
 use crate::protocol::{
@@ -34,11 +34,15 @@ pub(super) enum Found {
     Undecided,
     /// HTTP/1 that was joined later, as far as it is read; and the direction of requests.
     Http1(Box<Http1>, Direction),
+    /// HTTP/1 that was joined later, and changes to something else at once.
+    Http1Ends(After, Direction),
     /// HTTP/1 from its beginning.
     Http1Begins(Direction, Vec<Kept>),
     /// HTTP/2; the direction of requests; joined later.
     Http2(Option<Direction>, bool, Vec<Kept>),
     Tls(Vec<Kept>),
+    /// TLS whose handshake is over.
+    Closed,
     /// Nothing that is looked into.
     Foreign,
 }
@@ -163,7 +167,7 @@ impl Start {
             }
             match tls::read(part.bytes, part.wire_len) {
                 tls::Front::Hello(_) => return Found::Tls(kept()),
-                tls::Front::Records { sure: true } => return Found::Foreign,
+                tls::Front::Records { sure: true } => return Found::Closed,
                 tls::Front::Records { .. } | tls::Front::Maybe | tls::Front::No => {}
             }
             if h2::at_boundary(part.bytes, part.wire_len) {
@@ -177,9 +181,10 @@ impl Start {
             }
         }
         let Some((mut http1, asks)) = self.trial.take() else { return Found::Undecided };
-        let _still_http1 = http1.feed(direction == asks, part, cx, out);
-        if http1.synced() {
-            return Found::Http1(http1, asks);
+        match http1.feed(direction == asks, part, cx, out) {
+            After::Http1 if http1.synced() => return Found::Http1(http1, asks),
+            After::Http1 | After::Foreign => {}
+            after @ (After::Opaque | After::Http2(_)) => return Found::Http1Ends(after, asks),
         }
         self.trial = Some((http1, asks));
         Found::Undecided

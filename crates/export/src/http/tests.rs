@@ -1,6 +1,6 @@
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::{atomic::AtomicBool, mpsc},
     thread,
 };
@@ -24,7 +24,7 @@ fn check_with(exchange: &Arc<Exchange>, now_ns: fn() -> u64, metrics: bool, test
     let server = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let stop = async { drop(stopped.await) };
             serve(listener, served, now_ns, stop).await.unwrap();

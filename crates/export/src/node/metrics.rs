@@ -1,13 +1,19 @@
-//! `/metrics` of the node, in OpenMetrics' text format. `docs/metrics.md` has a row for each family.
+//! `/metrics` of the node, in OpenMetrics' text format. `docs/metrics-node.md` has a row for each family.
 
 use std::{
     fmt::{self, Write},
     sync::Arc,
 };
 
-use gatewatch_insight::demand::{Callee, OUTCOMES};
+use gatewatch_insight::{
+    demand::{Callee, OUTCOMES},
+    exchanges::{Answers, To},
+};
 use prometheus_client::{
-    collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry,
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
 };
 
 use super::{Number, Snapshot, newborn::Newborn};
@@ -20,6 +26,7 @@ use crate::metrics::{agent, counter, gauge, network, programs, seconds};
 pub fn render(snapshot: &Arc<Snapshot>, seen_until_ns: u64, to: &mut impl Write) -> fmt::Result {
     let mut newborn = Newborn { to: &mut *to, seen_until_ns, offset_ns: snapshot.offset_ns };
     attempts(snapshot, &mut newborn)?;
+    requests(snapshot, &mut newborn)?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(View(Arc::clone(snapshot))));
     text::encode(to, &registry)
@@ -53,6 +60,53 @@ fn attempts(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Resul
         }
     }
     Ok(())
+}
+
+fn requests(snapshot: &Snapshot, to: &mut Newborn<'_, impl Write>) -> fmt::Result {
+    const REQUESTS: &str = "internal_http_requests";
+    to.counters(REQUESTS, "HTTP requests received.")?;
+    for series in &snapshot.requests {
+        let [namespace, service, pod] = destination(&series.to);
+        let (method, path) = (("method", series.method.name()), ("path", &*series.path));
+        let (source, comm) = (("source_ip", &*series.source), ("process_comm", &*series.comm));
+        let row = [source, namespace, service, pod, method, path, comm];
+        to.counter(REQUESTS, &row, series.count, series.born_ns)?;
+    }
+    let counters: [(&str, &str, Of); 3] = [
+        ("gatewatch_http_responses", "Answers to them, by status.", |answers| answers.count),
+        ("gatewatch_http_received_bytes", "Bytes of requests received.", |answers| answers.request_bytes),
+        ("gatewatch_http_sent_bytes", "Bytes of answers to them.", |answers| answers.response_bytes),
+    ];
+    for (name, help, of) in counters {
+        to.counters(name, help)?;
+        for answers in &snapshot.answers {
+            to.counter(name, &answered(answers), of(answers), answers.born_ns)?;
+        }
+    }
+    const DURATIONS: &str = "gatewatch_http_exchange_duration_seconds";
+    to.histograms(DURATIONS, "From a request's first byte to its answer's last.")?;
+    for answers in &snapshot.answers {
+        to.histogram(DURATIONS, &answered(answers), &answers.duration, answers.born_ns)?;
+    }
+    Ok(())
+}
+
+/// A number of a series of answers.
+type Of = fn(&Answers) -> u64;
+
+fn destination(to: &To) -> [(&'static str, &str); 3] {
+    [
+        ("destination_namespace", &*to.namespace),
+        ("destination_service", &*to.service),
+        ("destination_pod", &*to.pod),
+    ]
+}
+
+fn answered(answers: &Answers) -> [(&'static str, &str); 6] {
+    let [namespace, service, pod] = destination(&answers.to);
+    let protocol = if answers.outcome.is_grpc() { "grpc" } else { "http" };
+    let (method, status) = (("method", answers.method.name()), ("status", answers.outcome.name()));
+    [namespace, service, pod, method, ("protocol", protocol), status]
 }
 
 fn labels(callee: &Callee) -> [(&'static str, &str); 3] {
@@ -112,6 +166,17 @@ impl Collector for View {
                 .gauge(&[("tier", snapshot.attempts_tier)], 1u64)?;
         }
         numbers(&snapshot.gauges, encoder, false)?;
+        for durations in &snapshot.durations {
+            let name = format!("gatewatch_{}", durations.name);
+            encoder
+                .encode_descriptor(&name, durations.help, None, MetricType::Histogram)?
+                .encode_histogram::<NoLabelSet>(
+                    durations.sum_seconds,
+                    durations.count,
+                    &durations.buckets,
+                    None,
+                )?;
+        }
         agent(snapshot.agent, encoder)
     }
 }

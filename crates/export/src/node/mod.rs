@@ -5,7 +5,10 @@ pub mod metrics;
 mod newborn;
 mod scrapers;
 
-use gatewatch_insight::demand::{Callee, Callees};
+use gatewatch_insight::{
+    demand::{Callee, Callees},
+    exchanges::{Answers, Requests},
+};
 
 use crate::{
     network::Map,
@@ -21,6 +24,10 @@ pub struct Snapshot {
     pub offset_ns: u64,
     /// Attempts and what became of them; without, where none are watched.
     pub callees: Vec<(Callee, Callees)>,
+    /// Requests received, by series.
+    pub requests: Vec<Requests>,
+    /// How they were answered.
+    pub answers: Vec<Answers>,
     /// Attempts by the kernel programs' count, from the beginning of the agent on.
     pub attempts_seen: u64,
     /// Those of them that are counted in a series.
@@ -39,6 +46,8 @@ pub struct Snapshot {
     pub counters: Vec<Number>,
     /// Likewise, of what goes up and down.
     pub gauges: Vec<Number>,
+    /// Histograms of single parts.
+    pub durations: Vec<Durations>,
     /// Kernel memory of the maps.
     pub maps: Vec<Map>,
     /// The kernel programs' own cost.
@@ -58,6 +67,21 @@ pub struct Number {
     pub label: Option<(&'static str, String)>,
     /// It.
     pub value: f64,
+}
+
+/// A histogram that a part of the agent shows.
+#[derive(Clone, Debug)]
+pub struct Durations {
+    /// The family's name without `gatewatch_`.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// Upper bounds in seconds, the last infinite, and how many fell between each and the one before it.
+    pub buckets: Vec<(f64, u64)>,
+    /// Their sum.
+    pub sum_seconds: f64,
+    /// Their number.
+    pub count: u64,
 }
 
 /// What is known of the cluster.

@@ -23,11 +23,14 @@ use super::{
     cluster::{self, Cluster},
     hold::{self, Hold},
     publish,
+    requests::Requests,
 };
 use crate::settings;
 
 /// The longest sleep.
 const NAP: Duration = Duration::from_millis(200);
+/// The same where pieces come in that wake nobody.
+const NAP_WITH_REQUESTS: Duration = Duration::from_millis(20);
 /// After a turn with work the loop rests so long: however many attempts are made, few of them wake it.
 const REST: Duration = Duration::from_millis(1);
 /// How long attempts wait for the cluster to be read, at the start, to be named at all.
@@ -56,6 +59,7 @@ pub struct Agent {
     ends: Ends,
     log: Log,
     hold: Option<Hold>,
+    requests: Option<Requests>,
     kept_house_ns: u64,
     /// What was seen before the cluster was known; `None`: it is.
     unnamed: Option<Vec<Told>>,
@@ -99,6 +103,18 @@ impl Agent {
             log.say(Level::Warn, now, &text);
         }
         log.flush();
+        let requests = match config.node.requests.enabled {
+            true => match Requests::new(config, ProcRoot::new("/proc").pid_namespace()) {
+                Ok(requests) => Some(requests),
+                // Attempts are what a Service at zero waits for: they go on.
+                Err(error) => {
+                    log.say(Level::Error, now, &format!("HTTP requests are not read: {error:#}"));
+                    None
+                }
+            },
+            false => None,
+        };
+        log.flush();
         let unnamed = ends.cluster.is_some().then(Vec::new);
         let hold = match ends.cluster.is_some() && config.node.hold.enabled {
             true => Some(Hold::new(hold::Settings::default())?),
@@ -118,14 +134,16 @@ impl Agent {
             kept_house_ns: clock::monotonic(),
             unnamed,
             hold,
+            requests,
             began_ns: clock::monotonic(),
         })
     }
 
     /// Sleeps until there is something to do, and does it.
     pub fn turn(&mut self) {
+        let nap = if self.requests.is_some() { NAP_WITH_REQUESTS } else { NAP };
         gatewatch_capture::wait(
-            NAP,
+            nap,
             &[self.probe.as_ref().map(AttemptProbe::descriptor), Some(self.ends.bell.as_fd())],
         );
         self.ends.bell.hush();
@@ -135,6 +153,14 @@ impl Agent {
         if now.saturating_sub(self.kept_house_ns) > HOUSEKEEPING_NS {
             self.kept_house_ns = now;
             self.counts.demand.expire(now);
+            if let Some(requests) = &mut self.requests {
+                requests.keep_house(now, self.ends.cluster.as_ref());
+            }
+        }
+        if let Some(requests) = &mut self.requests {
+            for failed in requests.attach_tls() {
+                self.log.say(Level::Warn, clock::realtime(), &failed);
+            }
         }
         if self.ends.exchange.turn(now) {
             let snapshot = self.snapshot();
@@ -203,6 +229,12 @@ impl Agent {
     }
 
     fn drain(&mut self) -> usize {
+        let cluster = self.ends.cluster.as_ref();
+        let pieces = self.requests.as_mut().map_or(0, |requests| requests.drain(clock::monotonic(), cluster));
+        pieces + self.drain_attempts()
+    }
+
+    fn drain_attempts(&mut self) -> usize {
         let Some(probe) = &self.probe else { return 0 };
         let (counts, ends, unnamed) = (&mut self.counts, &mut self.ends, &mut self.unnamed);
         probe.drain(|record| match (told(record), &mut *unnamed) {
@@ -233,6 +265,9 @@ impl Agent {
         snapshot.attempts_folded = counts.demand.folded();
         snapshot.lost.push(("export", "log_blocked", self.log.lost()));
         snapshot.cluster = self.ends.cluster.as_ref().map(|cluster| cluster.told(snapshot.taken_ns));
+        if let Some(requests) = &self.requests {
+            publish::requests(&mut snapshot, requests);
+        }
         if let Some(hold) = &self.hold {
             publish::hold(&mut snapshot, &hold.counts());
         }

@@ -1,6 +1,11 @@
 //! What the hot loop knows of the cluster.
 
-use std::{os::linux::fs::MetadataExt as _, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::linux::fs::MetadataExt as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use gatewatch_config::{Config, Mode};
 use gatewatch_event::Attempt;
@@ -79,9 +84,10 @@ impl Cluster {
         let mut news = News::default();
         for taken in 0..=BATCH {
             let Ok(change) = self.changes.try_recv() else { break };
-            match change {
-                Change::Notice(text) => news.notices.push(text),
-                change => self.directory.apply(change, now_ns),
+            if let Change::Notice(text) = change {
+                news.notices.push(text);
+            } else {
+                self.directory.apply(change, now_ns);
             }
             news.more = taken == BATCH;
         }
@@ -108,6 +114,20 @@ impl Cluster {
         })
     }
 
+    /// Who serves at this address of a socket.
+    pub fn server(&self, at: SocketAddr, network_namespace: u32) -> Callee {
+        callee(match network_namespace == self.host_namespace {
+            true => self.directory.destination_on_host(at),
+            false => self.directory.destination(at),
+        })
+    }
+
+    /// The workload whose pod has this address, as `namespace/name`.
+    pub fn workload(&self, ip: IpAddr) -> Option<String> {
+        let pod = self.directory.pod_of_address(ip)?;
+        Some(format!("{}/{}", pod.namespace, pod.workload.name))
+    }
+
     /// The addresses whose Services ask for the first request's hold.
     pub fn wanted_holds(&self) -> Vec<Wanted> {
         let held = |service: &gatewatch_identity::directory::Service| {
@@ -116,7 +136,7 @@ impl Cluster {
             let ports: Vec<u16> =
                 service.ports.iter().filter(|port| port.tcp).map(|port| port.port).collect();
             let ips = service.cluster_ips.iter().chain(&service.external_ips);
-            let at = |ip: &std::net::IpAddr| {
+            let at = |ip: &IpAddr| {
                 let ip = *ip;
                 ports
                     .iter()

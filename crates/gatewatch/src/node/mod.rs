@@ -5,6 +5,7 @@ mod bell;
 mod cluster;
 pub mod hold;
 mod publish;
+mod requests;
 
 use std::{
     path::Path,

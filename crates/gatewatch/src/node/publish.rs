@@ -3,11 +3,14 @@
 use gatewatch_capture::{MapMemory, clock};
 use gatewatch_export::{
     network::Map,
-    node::{Number, Snapshot},
+    node::{Durations, Number, Snapshot},
     snapshot::Program,
 };
 
-use super::hold::Counts;
+use super::{
+    hold::counts::{BOUNDS_MS, Counts, Histogram},
+    requests::Requests,
+};
 use crate::cost;
 
 /// One with what does not depend on probes.
@@ -38,6 +41,14 @@ pub fn hold(snapshot: &mut Snapshot, counts: &Counts) {
         number("hold_replays", "SYNs sent once more.", counts.replays),
         number("hold_replay_failures", "Those the kernel did not take.", counts.replay_failures),
     ]);
+    snapshot.durations.extend([
+        durations("hold_wait_seconds", "Held attempts: from the first SYN to the connection.", &counts.wait),
+        durations(
+            "hold_after_ready_seconds",
+            "Held attempts: from the first ready endpoint, or the first SYN if that came later, to the connection.",
+            &counts.after_ready,
+        ),
+    ]);
     snapshot.gauges.extend([
         number(
             "hold_addresses",
@@ -49,7 +60,72 @@ pub fn hold(snapshot: &mut Snapshot, counts: &Counts) {
     ]);
 }
 
+fn durations(name: &'static str, help: &'static str, histogram: &Histogram) -> Durations {
+    let bounds = BOUNDS_MS.iter().map(|ms| exact(*ms) / 1e3).chain([f64::INFINITY]);
+    Durations {
+        name,
+        help,
+        buckets: bounds.zip(histogram.buckets).collect(),
+        sum_seconds: exact(histogram.sum_ns) / 1e9,
+        count: histogram.count(),
+    }
+}
+
 #[allow(clippy::cast_precision_loss)] // exact to 2^53
 fn exact(value: u64) -> f64 {
     value as f64
+}
+
+/// Adds what was read from sockets.
+pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
+    let exchanges = &requests.count.exchanges;
+    snapshot.requests = exchanges.requests().to_vec();
+    snapshot.answers = exchanges.answers().to_vec();
+    let (tallies, counts, apart, folded) =
+        (requests.tallies(), requests.counts(), requests.count.apart, exchanges.folded());
+    snapshot.lost.extend([
+        ("capture", "piece_ring_full", tallies.lost),
+        ("capture", "piece_end_ring_full", tallies.lost_ends),
+        ("capture", "piece_unreadable", tallies.faults),
+        ("capture", "piece_of_32_bit_program", tallies.compat),
+        ("capture", "socket_table_full", tallies.no_state),
+        ("decode", "connections_full", requests.turned_away),
+        ("decode", "conversation_over_budget", counts.over_budget),
+        ("decode", "garbage", counts.garbage),
+        ("decode", "too_long", counts.too_long),
+    ]);
+    let apart_help = "Exchanges that stand in no series of requests, and why.";
+    let not_counted = |reason: &str, value| Number {
+        name: "exchanges_apart",
+        help: apart_help,
+        label: Some(("reason", reason.to_owned())),
+        value: exact(value),
+    };
+    snapshot.counters.extend([
+        not_counted("health_check", apart.health_checks),
+        not_counted("mesh_hop", apart.hops),
+        not_counted("request_unseen", apart.unseen),
+    ]);
+    let number = |name, help, value: u64| Number { name, help, label: None, value: exact(value) };
+    snapshot.counters.extend([
+        number(
+            "exchanges",
+            "Requests and their answers, read from sockets, of both sides.",
+            counts.exchanges,
+        ),
+        number("exchanges_partial", "Those of which not all was seen.", counts.partial),
+        number(
+            "exchanges_folded",
+            "Requests counted with less detail because a bound was reached.",
+            folded.requests,
+        ),
+        number("tls_handshakes", "TLS handshakes told.", counts.handshakes),
+        number("pieces", "Pieces of sockets' bytes handed over.", tallies.pieces),
+        number("piece_bytes", "Bytes in them.", tallies.copied_bytes),
+    ]);
+    let files = u64::try_from(requests.tls_files()).unwrap_or(u64::MAX);
+    snapshot.gauges.push(number("tls_files", "Programs and libraries in which TLS is read.", files));
+    let open = u64::try_from(requests.connections()).unwrap_or(u64::MAX);
+    snapshot.gauges.push(number("http_connections", "Connections that are read now.", open));
+    probe(snapshot, requests.probe().memory(), requests.probe().run_times());
 }

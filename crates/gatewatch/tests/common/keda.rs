@@ -161,6 +161,12 @@ impl Cluster {
         fs::write(self.kubeconfig(), config.to_string()).unwrap();
     }
 
+    /// Ends the API server, for good.
+    pub fn stop_apiserver(&mut self) {
+        let at = self.processes.iter().position(|process| process.log.ends_with("apiserver.log")).unwrap();
+        self.processes.remove(at);
+    }
+
     fn spawn(&mut self, command: &mut Command, log: &str) {
         let process = Process::start(command, self.path(log));
         self.processes.insert(0, process);

@@ -247,6 +247,10 @@ fn the_age_is_that_of_the_kind_heard_least_lately() {
     assert_eq!(directory.age_ns(40), Some(10));
     directory.apply(Change::Complete(Kind::Node), 36);
     assert_eq!(directory.age_ns(40), Some(10));
+    Kind::ALL.into_iter().for_each(|kind| directory.apply(Change::Refused(kind), 40));
+    assert_eq!(directory.age_ns(50), Some(20), "it serves, and grows old");
+    Kind::ALL.into_iter().for_each(|kind| directory.apply(Change::Heard(kind), 50));
+    assert_eq!(directory.age_ns(50), Some(0));
 }
 
 /// What can happen, over few names and addresses so that they meet.
@@ -337,7 +341,7 @@ impl Truth {
                 let before = before.filter(|known| known.uid != record.uid);
                 let gone = before.map(|known| Change::PodGone(object(&known.pod.name), known.uid));
                 // Now and then its end was missed.
-                let gone = gone.filter(|_| self.next % 2 == 0);
+                let gone = gone.filter(|_| self.next.is_multiple_of(2));
                 gone.into_iter().chain([Change::Pod(record.into())]).collect()
             }
             Event::PodGone(name) => {

@@ -21,3 +21,22 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 {{- end }}
+
+{{- define "gatewatch.node" -}}
+{{ include "gatewatch.name" . | trunc 56 }}-node
+{{- end }}
+
+{{- define "gatewatch.scaler" -}}
+{{ include "gatewatch.name" . | trunc 56 }}-scaler
+{{- end }}
+
+{{/* By which Services, monitors and budgets find the pods. */}}
+{{- define "gatewatch.node.selector" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: node
+{{- end }}
+
+{{- define "gatewatch.scaler.selector" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: scaler
+{{- end }}

@@ -87,6 +87,11 @@ impl Http2 {
         this
     }
 
+    /// The direction of requests, once it is known.
+    pub(super) fn asks(&self) -> Option<Direction> {
+        self.asks
+    }
+
     pub(super) fn held(&self) -> usize {
         let ways = [&self.received, &self.sent];
         self.streams.held()

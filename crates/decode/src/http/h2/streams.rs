@@ -123,7 +123,8 @@ impl Streams {
         exchange.user_agent = fields.agent.unwrap_or_default();
         exchange.grpc |= fields.grpc;
         exchange.request_bytes += bytes;
-        exchange.partial |= fields.broken || (fields.unknown > 0 && !complete);
+        // Without a method it is no request as the standard has it.
+        exchange.partial |= fields.broken || fields.method.is_none() || (fields.unknown > 0 && !complete);
         if exchange.method == Method::Connect {
             exchange.upgraded = Some(fields.protocol.unwrap_or_else(|| "connect".into()));
         }

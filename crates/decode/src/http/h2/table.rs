@@ -101,7 +101,7 @@ enum Field {
 impl Field {
     fn of(name: Name, value: &[u8], cx: &mut Context<'_>) -> Self {
         let field = match name {
-            Name::Method => Some(Self::Method(Method::of(value))),
+            Name::Method => Some(Method::of(value)).filter(|it| *it != Method::Unknown).map(Self::Method),
             Name::Path => Some(Self::Path(cx.path(value))),
             Name::Authority => Some(Self::Authority(cx.host(value))),
             Name::Host => Some(Self::Host(cx.host(value))),

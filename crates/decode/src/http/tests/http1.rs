@@ -215,3 +215,29 @@ fn half_a_request_gets_its_answer() {
     assert_eq!(short(&told), ["GET /1 201", "PUT /2 202 partial", "GET /3 203"]);
     assert_eq!((counts.holes, counts.skipped_bytes, counts.orphans), (2, 6, 0));
 }
+
+#[test]
+fn holes_within_bodies_are_passed_over_exactly() {
+    let mut feeder = Feeder::new(Side::Server, false);
+    for n in 0..3 {
+        let at = 10 * n;
+        let body = vec![b'x'; 5000];
+        let upload = [b"POST /up HTTP/1.1\r\nContent-Length: 5000\r\n\r\n", &*body].concat();
+        feeder.call(true, at, &upload, 100);
+        feeder.call(false, at + 1, b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n", usize::MAX);
+        // As sendfile does: nothing of it is seen; then nothing, not even the call.
+        feeder.call(false, at + 2, &[b'y'; 4000], 0);
+        feeder.lose(false, 4990);
+        feeder.call(false, at + 3, &[b'z'; 10], 0);
+        let chunk = [b"1388\r\n", &*body, b"\r\n"].concat();
+        feeder.call(true, at + 4, b"PUT /chunks HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", usize::MAX);
+        feeder.call(true, at + 4, &chunk, 6);
+        feeder.call(true, at + 4, &[&*chunk, b"0\r\n\r\n"].concat()[..5006], 300);
+        feeder.call(true, at + 5, b"\r\n0\r\n\r\n", usize::MAX);
+        feeder.call(false, at + 6, b"HTTP/1.1 204 OK\r\n\r\n", usize::MAX);
+    }
+    let (told, counts) = feeder.close(100);
+    assert_eq!(short(&told), ["POST /up 200", "PUT /chunks 204"].repeat(3));
+    assert_eq!((counts.holes, counts.partial), (0, 0));
+    assert_eq!((told[0].ended_ns, told[0].request_bytes, told[0].response_bytes), (3, 5043, 9041));
+}

@@ -392,3 +392,7 @@ fn replay(attempts: &mut HashMap<Key, Attempt>, key: Key, isn: u32) -> Option<Ac
         attempts.get_mut(&key).filter(|attempt| attempt.isn == isn && attempt.phase == Phase::Held)?;
     Some(Action::Replay { key, isn, first: !std::mem::replace(&mut attempt.replayed, true) })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;
