@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 pub enum CaptureError {
     /// The kernel refused for want of a capability.
     #[error(
-        "cannot {action}: this process lacks {capability}. Give the process CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE (for packets CAP_NET_ADMIN; and CAP_SYS_ADMIN on kernels before 6.6), or run it as root"
+        "cannot {action}: this process lacks {capability}. Give the process CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE (for packets, and for attempts to connect, CAP_NET_ADMIN; for the first request's hold CAP_NET_RAW; and CAP_SYS_ADMIN on kernels before 6.6), or run it as root"
     )]
     Capability {
         /// What was tried.

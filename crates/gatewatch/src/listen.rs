@@ -1,15 +1,18 @@
-//! The address an agent is asked at.
+//! The addresses an agent is asked at.
 
 use std::{io::ErrorKind, net::SocketAddr};
 
 use anyhow::{Result, anyhow};
 use tokio::net::TcpListener;
 
-/// Takes it.
+/// What names the address of metrics.
+pub const METRICS: &str = "--listen or METRICS_ADDR";
+
+/// Takes it. `set_by`: what names another.
 ///
 /// # Errors
 /// When it cannot be had: why, and what to do.
-pub async fn on(address: SocketAddr) -> Result<TcpListener> {
+pub async fn on(address: SocketAddr, set_by: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let known = [
             (ErrorKind::AddrInUse, "another program has it"),
@@ -20,6 +23,6 @@ pub async fn on(address: SocketAddr) -> Result<TcpListener> {
             .into_iter()
             .find(|(kind, _)| *kind == error.kind())
             .map_or("the system refuses", |(_, why)| why);
-        anyhow!("cannot listen on {address}: {why} ({error}). Choose another with --listen or METRICS_ADDR")
+        anyhow!("cannot listen on {address}: {why} ({error}). Choose another with {set_by}")
     })
 }

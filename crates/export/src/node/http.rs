@@ -80,6 +80,12 @@ impl Exchange {
         self.ready.store(ready, Ordering::Relaxed);
     }
 
+    /// It sees what it is to see.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
     /// A snapshot not older than this call, if the hot loop publishes one in time, else the last.
     pub async fn fresh(&self) -> Arc<Snapshot> {
         let mut latest = self.latest.subscribe();

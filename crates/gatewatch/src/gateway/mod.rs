@@ -56,7 +56,7 @@ pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     // The address first: a second agent on it should fail before it attaches anything.
-    let listener = runtime.block_on(listen::on(address))?;
+    let listener = runtime.block_on(listen::on(address, listen::METRICS))?;
 
     let lua_wanted = Arc::new(AtomicBool::new(config.gateway.lua_phases));
     let status = status::Slot::default();

@@ -12,7 +12,7 @@ use gatewatch_decode::attempt::{Told, told};
 use gatewatch_event::{Attempt, AttemptEnd};
 use gatewatch_export::{
     log::{Level, Log},
-    node::{Snapshot, http::Exchange},
+    node::{Number, Snapshot, http::Exchange},
 };
 use gatewatch_insight::demand::{Bounds, Demand};
 use gatewatch_scaler::demand::Board;
@@ -64,6 +64,7 @@ pub struct Agent {
     /// What was seen before the cluster was known; `None`: it is.
     unnamed: Option<Vec<Told>>,
     began_ns: u64,
+    knew: bool,
 }
 
 /// What is counted, and by what it is named.
@@ -102,6 +103,9 @@ impl Agent {
             );
             log.say(Level::Warn, now, &text);
         }
+        if !config.node.attempts.enabled && !config.node.requests.enabled {
+            log.say(Level::Warn, now, "nothing is watched: ENABLE_L4 and ENABLE_L7_HTTP are both off");
+        }
         log.flush();
         let requests = match config.node.requests.enabled {
             true => match Requests::new(config, ProcRoot::new("/proc").pid_namespace()) {
@@ -136,6 +140,7 @@ impl Agent {
             hold,
             requests,
             began_ns: clock::monotonic(),
+            knew: false,
         })
     }
 
@@ -212,6 +217,12 @@ impl Agent {
             }
         }
         let known = cluster.is_known(now);
+        if known && !self.knew {
+            let told = cluster.told(now);
+            let text = format!("the cluster is known: {} Services, {} pods", told.services, told.pods);
+            self.log.say(Level::Info, clock::realtime(), &text);
+        }
+        self.knew |= known;
         self.ends.exchange.set_ready(known);
         if self.unnamed.is_some() && (known || now.saturating_sub(self.began_ns) > PATIENCE_NS) {
             self.name_what_waits();
@@ -260,6 +271,15 @@ impl Agent {
                 ("decode", "attempt_malformed", counts.malformed),
             ]);
         }
+        let up = |name: &str, up: bool| Number {
+            name: "probe_up",
+            help: "1: watched; 0: not, see the log.",
+            label: Some(("probe", name.to_owned())),
+            value: f64::from(u8::from(up)),
+        };
+        snapshot
+            .gauges
+            .extend([up("attempts", self.probe.is_some()), up("requests", self.requests.is_some())]);
         snapshot.attempts_reported = counts.reported;
         snapshot.attempts_excluded = counts.excluded;
         snapshot.attempts_folded = counts.demand.folded();

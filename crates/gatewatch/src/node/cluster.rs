@@ -30,6 +30,7 @@ pub struct Cluster {
     directory: Directory,
     changes: mpsc::Receiver<Change>,
     host_namespace: u32,
+    began_ns: u64,
 }
 
 /// What is new.
@@ -76,7 +77,12 @@ impl Cluster {
         // The machine's own network namespace is that of its first process.
         let of = |path: &str| std::fs::metadata(path).ok().and_then(|meta| u32::try_from(meta.st_ino()).ok());
         let host_namespace = of("/proc/1/ns/net").or_else(|| of("/proc/self/ns/net")).unwrap_or_default();
-        Some(Self { directory: Directory::new(limits), changes, host_namespace })
+        Some(Self {
+            directory: Directory::new(limits),
+            changes,
+            host_namespace,
+            began_ns: gatewatch_capture::clock::monotonic(),
+        })
     }
 
     /// Takes what the API server told.
@@ -157,7 +163,8 @@ impl Cluster {
         let age_ns = self.directory.age_ns(now_ns);
         node::Cluster {
             synced: age_ns.is_some(),
-            age_ns: age_ns.unwrap_or_default(),
+            // One that was never heard is as old as we are.
+            age_ns: age_ns.unwrap_or_else(|| now_ns.saturating_sub(self.began_ns)),
             services: size.services,
             pods: size.pods,
         }

@@ -36,6 +36,9 @@ use agent::{Agent, Ends};
 use bell::Bell;
 use cluster::Cluster;
 
+/// How often is looked whether the cluster is known.
+const UNKNOWN: Duration = Duration::from_millis(20);
+
 /// Runs until a signal or `limit` ends it.
 ///
 /// # Errors
@@ -52,10 +55,10 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     // The address first: a second agent on it should fail before it attaches anything.
-    let listener = runtime.block_on(listen::on(config.listen.0))?;
+    let listener = runtime.block_on(listen::on(config.listen.0, listen::METRICS))?;
     let cluster = Cluster::follow(&config, &bell, runtime.handle());
     let demand = match config.node.demand.enabled && cluster.is_some() {
-        true => Some(demand(&config, &runtime)?),
+        true => Some(demand(&config, &runtime, Arc::clone(&exchange))?),
         false => None,
     };
     let (board, served_demand) = demand.unzip();
@@ -90,6 +93,7 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
     };
     let served = runtime.block_on(async {
         let metrics = http::serve(listener, exchange, clock::monotonic, stopped);
+        tokio::spawn(pass_over_signals());
         match served_demand {
             Some(demand) => tokio::select! {
                 served = metrics => served.context("the HTTP server failed"),
@@ -105,12 +109,17 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
 }
 
 /// The board the hot loop writes demand on, and what serves it to scalers until it fails.
-fn demand(config: &Config, runtime: &Runtime) -> Result<(Board, impl Future<Output = Result<()>>)> {
+fn demand(
+    config: &Config,
+    runtime: &Runtime,
+    exchange: Arc<Exchange>,
+) -> Result<(Board, impl Future<Output = Result<()>>)> {
     let settings = &config.node.demand;
     let name = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let (board, feed) = demand::board(demand::Settings::new(name, clock::realtime()));
-    let listener = runtime.block_on(listen::on(settings.listen.0))?;
+    let listener =
+        runtime.block_on(listen::on(settings.listen.0, "`node.demand.listen` in the configuration file"))?;
     let tls = match (&settings.tls_cert, &settings.tls_key) {
         (Some(certificate), Some(key)) => Some(ServerTls {
             certificate: read(certificate)?,
@@ -120,7 +129,30 @@ fn demand(config: &Config, runtime: &Runtime) -> Result<(Board, impl Future<Outp
         _ => None,
     };
     let served = demand::serve(listener, feed, tls, std::future::pending());
-    Ok((board, async move { Ok(served.await?) }))
+    let known = async move {
+        // Who asks a node that knows no Services yet would hear that none is called.
+        while !exchange.is_ready() {
+            tokio::time::sleep(UNKNOWN).await;
+        }
+        Ok(served.await?)
+    };
+    Ok((board, known))
+}
+
+/// What has a meaning for `gatewatch gateway` ends nothing here: the node's configuration is read at its start only.
+async fn pass_over_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut hangup), Ok(mut switch)) =
+        (signal(SignalKind::hangup()), signal(SignalKind::user_defined2()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            _ = switch.recv() => {}
+        }
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
