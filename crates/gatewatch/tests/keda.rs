@@ -6,16 +6,16 @@ mod common;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     process::Command,
-    sync::mpsc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use common::{
-    SOON, Turn, free_port, get,
+    Agent, AgentSetup, SOON, Turn, free_port, get,
     keda::{self, Cluster, Process},
+    nodes::{Node as Machine, Pod, Reject, Rules},
     wait_for, wait_until,
 };
 use gatewatch_scaler::{
@@ -116,75 +116,48 @@ impl Node {
     }
 }
 
-/// Every attempt of this machine, seen by a `gatewatch node` of the test's own.
-struct Agent {
-    _process: Process,
+/// A machine with a pod that calls, its control plane with KEDA, and `gatewatch node` on it.
+struct Scene {
+    // Ended in this order.
+    agent: Agent,
     demand: SocketAddr,
-    metrics: u16,
+    keda: Process,
+    cluster: Cluster,
+    client: Pod,
+    machine: Machine,
 }
 
-impl Agent {
-    fn start(cluster: &Cluster) -> Self {
-        let (demand, metrics) = (SocketAddr::from(([127, 0, 0, 1], free_port())), free_port());
-        let config = cluster.path("node.yaml");
-        fs::write(&config, format!("node: {{demand: {{listen: '{demand}'}}}}\n")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gatewatch"));
-        command
-            .args(["node", "--text", "--config", config.to_str().unwrap()])
-            .args(["--listen", &format!("127.0.0.1:{metrics}")])
-            .envs([("KUBECONFIG", cluster.kubeconfig().as_os_str()), ("NODE_NAME", "a".as_ref())]);
-        let process = Process::start(&mut command, cluster.path("node.log"));
-        let ready = || get(metrics, "/readyz").is_some_and(|(status, _)| status == 200);
-        wait_for(
-            SOON,
-            || format!("the node agent is not ready: {}", process.said()),
-            || ready().then_some(()),
+impl Scene {
+    fn start(name: &str) -> Self {
+        let machine = Machine::with(name, Rules::Nftables, Reject::Reset);
+        machine.enter();
+        let client = machine.client_pod("client");
+        let (keda, cluster) = cluster_with_keda();
+        let demand: SocketAddr = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+        let agent = AgentSetup::node()
+            .env("MODE", "cluster")
+            .env("KUBECONFIG", cluster.kubeconfig().to_str().unwrap())
+            .config(&format!("node: {{ demand: {{ listen: '{demand}' }} }}"))
+            .start();
+        agent.wait_ready();
+        Self { agent, demand, keda, cluster, client, machine }
+    }
+
+    /// A Service without pods, with rules that refuse.
+    fn service(&self, name: &str, number: usize) -> SocketAddr {
+        let ip = format!("10.96.7.{number}");
+        self.cluster.create(
+            "/api/v1/namespaces/market/services",
+            &json!({"metadata": {"name": name}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}}),
         );
-        Self { _process: process, demand, metrics }
-    }
-}
-
-/// Connects from a network namespace without any route: every attempt fails at once, and no packet leaves.
-struct Caller {
-    wanted: mpsc::Sender<SocketAddr>,
-    failed: mpsc::Receiver<Instant>,
-}
-
-impl Caller {
-    fn new() -> Self {
-        let (wanted, addresses) = mpsc::channel();
-        let (tell, failed) = mpsc::channel();
-        thread::spawn(move || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            for address in addresses {
-                let began = Instant::now();
-                assert!(TcpStream::connect(address).is_err());
-                tell.send(began).unwrap();
-            }
-        });
-        Self { wanted, failed }
+        self.machine.service(&ip, 80).address
     }
 
-    /// One attempt; when it began.
-    fn connect(&self, address: SocketAddr) -> Instant {
-        self.wanted.send(address).unwrap();
-        self.failed.recv_timeout(SOON).unwrap()
+    /// Whoever asks is refused.
+    fn call(&self, address: SocketAddr) {
+        let connected = self.client.inside(move || std::net::TcpStream::connect(address));
+        assert_eq!(connected.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
-}
-
-/// A Service without endpoints; its address.
-fn service(cluster: &Cluster, name: &str) -> SocketAddr {
-    let spec = json!({"selector": {"app": name}, "ports": [{"port": 80}]});
-    let created = cluster
-        .create("/api/v1/namespaces/market/services", &json!({"metadata": {"name": name}, "spec": spec}));
-    SocketAddr::new(created["spec"]["clusterIP"].as_str().unwrap().parse().unwrap(), 80)
-}
-
-/// Waits until the node agent shows the Service's series, at 0.
-fn wait_named(agent: &Agent, name: &str) {
-    let label = format!("destination_service=\"{name}\"");
-    let shown = || get(agent.metrics, "/metrics").is_some_and(|(_, text)| text.contains(&label));
-    wait_until(SOON, "the node agent knows the Service", shown);
 }
 
 /// `gatewatch scaler` as a process.
@@ -195,9 +168,14 @@ struct Scaler {
 }
 
 impl Scaler {
-    fn start(cluster: &Cluster, port: u16, nodes: &[SocketAddr], more: &[&str]) -> Self {
+    fn start(cluster: &Cluster, port: u16, nodes: &[&Node], more: &[&str]) -> Self {
+        let nodes: Vec<_> = nodes.iter().map(|node| node.address).collect();
+        Self::of(cluster, port, &nodes, more)
+    }
+
+    fn of(cluster: &Cluster, port: u16, nodes: &[SocketAddr], more: &[&str]) -> Self {
         let metrics = free_port();
-        let nodes: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+        let nodes: Vec<_> = nodes.iter().map(SocketAddr::to_string).collect();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gatewatch"));
         command
             .args(["scaler", "--listen", &format!("127.0.0.1:{port}"), "--nodes", &nodes.join(",")])
@@ -244,7 +222,7 @@ fn the_first_call_scales_from_zero_at_once_by_push() {
     let _turn = Turn::alone();
     let (keda, cluster) = cluster_with_keda();
     let mut node = Node::start("a");
-    let scaler = Scaler::start(&cluster, free_port(), &[node.address], &[]);
+    let scaler = Scaler::start(&cluster, free_port(), &[&node], &[]);
     for i in 0..SERVICES {
         deploy(&cluster, &format!("shop{i}"), POLLING, &scaler.trigger(&format!("shop{i}")));
     }
@@ -270,12 +248,80 @@ fn the_first_call_scales_from_zero_at_once_by_push() {
 }
 
 #[test]
+fn one_connect_in_a_pod_scales_from_zero_at_once_by_push() {
+    const SERVICES: usize = 10;
+    let _turn = Turn::alone();
+    let scene = Scene::start("push");
+    let scaler = Scaler::of(&scene.cluster, free_port(), &[scene.demand], &[]);
+    let name = |i: usize| format!("shop{i}");
+    let addresses: Vec<_> = (0..SERVICES).map(|i| scene.service(&name(i), i + 1)).collect();
+    for i in 0..SERVICES {
+        deploy(&scene.cluster, &name(i), POLLING, &scaler.trigger(&name(i)));
+    }
+    for i in 0..SERVICES {
+        wait_noticed(&scene.cluster, &scene.keda, &name(i));
+    }
+    scaler.wait_streams(SERVICES as u64);
+    let watch = scene.cluster.watch(DEPLOYMENTS);
+    let mut taken = Vec::new();
+    for (i, address) in addresses.into_iter().enumerate() {
+        assert_eq!(replicas(&scene.cluster, &name(i)), 0);
+        let called = Instant::now();
+        scene.call(address);
+        taken.push(watch.until(SOON, "it is scaled", scaled(&name(i))) - called);
+    }
+    report("connect() in a pod, push: → spec.replicas = 1", taken.clone());
+    taken.sort_unstable();
+    // KEDA asks each 30 seconds; this did not wait for it.
+    assert!(taken[SERVICES / 2] < Duration::from_secs(2), "{taken:?}");
+}
+
+/// Asked as KEDA asks: from the system call to the word on the stream.
+#[test]
+fn one_connect_in_a_pod_turns_the_stream_active_within_ten_milliseconds() {
+    const SERVICES: usize = 200;
+    let _turn = Turn::alone();
+    let scene = Scene::start("wake");
+    let addresses: Vec<_> = (0..SERVICES).map(|i| scene.service(&format!("shop{i}"), i + 1)).collect();
+    let last = format!("destination_service=\"shop{}\"", SERVICES - 1);
+    let shown = || get(scene.agent.port, "/metrics").is_some_and(|(_, text)| text.contains(&last));
+    wait_until(SOON, "the node agent knows all Services", shown);
+    let scaler = Scaler::of(&scene.cluster, free_port(), &[scene.demand], &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let taken = runtime.block_on(async {
+        let url = format!("http://127.0.0.1:{}", scaler.port);
+        let mut client = ExternalScalerClient::connect(url).await.unwrap();
+        let mut taken = Vec::new();
+        for (i, address) in addresses.into_iter().enumerate() {
+            let asked = ScaledObjectRef {
+                name: "x".to_owned(),
+                namespace: "market".to_owned(),
+                scaler_metadata: [("service".to_owned(), format!("shop{i}"))].into(),
+            };
+            let mut stream = client.stream_is_active(asked).await.unwrap().into_inner();
+            assert!(!stream.message().await.unwrap().unwrap().result);
+            let called = Instant::now();
+            scene.call(address);
+            let answer = tokio::time::timeout(SOON, stream.message()).await.unwrap();
+            assert!(answer.unwrap().unwrap().result);
+            taken.push(called.elapsed());
+        }
+        taken
+    });
+    report("connect() in a pod → StreamIsActive true", taken.clone());
+    let mut taken = taken;
+    taken.sort_unstable();
+    // The goal is 10 ms at the 99th percentile; others may hold the machine's cores.
+    assert!(taken[SERVICES / 2] < Duration::from_millis(10), "{taken:?}");
+}
+
+#[test]
 fn a_call_while_no_scaler_runs_scales_as_soon_as_one_does() {
     let _turn = Turn::alone();
     let (keda, cluster) = cluster_with_keda();
     let mut node = Node::start("a");
     let port = free_port();
-    let scaler = Scaler::start(&cluster, port, &[node.address], &[]);
+    let scaler = Scaler::start(&cluster, port, &[&node], &[]);
     deploy(&cluster, "shop", POLLING, &scaler.trigger("shop"));
     wait_noticed(&cluster, &keda, "shop");
     scaler.wait_streams(1);
@@ -287,7 +333,7 @@ fn a_call_while_no_scaler_runs_scales_as_soon_as_one_does() {
     thread::sleep(Duration::from_millis(500));
     assert_eq!(replicas(&cluster, "shop"), 0);
     let again = Instant::now();
-    let _scaler = Scaler::start(&cluster, port, &[node.address], &[]);
+    let _scaler = Scaler::start(&cluster, port, &[&node], &[]);
     let at = watch.until(SOON, "it is scaled", scaled("shop"));
     println!("scaler restarted: {:?} after the call, {:?} after its start", at - called, at - again);
 }
@@ -302,12 +348,8 @@ fn keda_asks_over_tls() {
     keda::self_signed(&dir, "tls.crt", "tls.key");
     let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let (certificate, key) = (file("tls.crt"), file("tls.key"));
-    let scaler = Scaler::start(
-        &cluster,
-        free_port(),
-        &[node.address],
-        &["--tls-cert", &certificate, "--tls-key", &key],
-    );
+    let scaler =
+        Scaler::start(&cluster, free_port(), &[&node], &["--tls-cert", &certificate, "--tls-key", &key]);
     cluster.create("/api/v1/namespaces/market/secrets", &json!({
         "metadata": {"name": "scaler-ca"}, "stringData": {"ca": fs::read_to_string(&certificate).unwrap()},
     }));
@@ -329,113 +371,44 @@ fn keda_asks_over_tls() {
     watch.until(SOON, "it is scaled", scaled("shop"));
 }
 
-/// The whole way: the system call, the node agent, the scaler, KEDA, the Deployment.
-#[test]
-fn one_connect_of_any_process_scales_from_zero_by_push() {
-    const SERVICES: usize = 20;
-    let _turn = Turn::alone();
-    let (keda, cluster) = cluster_with_keda();
-    let addresses: Vec<_> = (0..SERVICES).map(|i| service(&cluster, &format!("shop{i}"))).collect();
-    let agent = Agent::start(&cluster);
-    let scaler = Scaler::start(&cluster, free_port(), &[agent.demand], &[]);
-    for i in 0..SERVICES {
-        deploy(&cluster, &format!("shop{i}"), POLLING, &scaler.trigger(&format!("shop{i}")));
-    }
-    for i in 0..SERVICES {
-        wait_named(&agent, &format!("shop{i}"));
-        wait_noticed(&cluster, &keda, &format!("shop{i}"));
-    }
-    scaler.wait_streams(SERVICES as u64);
-    let (caller, watch) = (Caller::new(), cluster.watch(DEPLOYMENTS));
-    let mut taken = Vec::new();
-    for (i, address) in addresses.into_iter().enumerate() {
-        let name = format!("shop{i}");
-        assert_eq!(replicas(&cluster, &name), 0);
-        let called = caller.connect(address);
-        taken.push(watch.until(SOON, "it is scaled", scaled(&name)) - called);
-    }
-    report("push: connect() → spec.replicas = 1", taken);
-}
-
-/// Asked as KEDA asks.
-#[test]
-fn one_connect_turns_the_stream_active_within_ten_milliseconds() {
-    const SERVICES: usize = 300;
-    let _turn = Turn::alone();
-    let cluster = Cluster::start(&[]);
-    cluster.create("/api/v1/namespaces", &json!({"metadata": {"name": "market"}}));
-    let addresses: Vec<_> = (0..SERVICES).map(|i| service(&cluster, &format!("shop{i}"))).collect();
-    let agent = Agent::start(&cluster);
-    wait_named(&agent, &format!("shop{}", SERVICES - 1));
-    let scaler = Scaler::start(&cluster, free_port(), &[agent.demand], &[]);
-    let caller = Caller::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut taken = runtime.block_on(async {
-        let url = format!("http://127.0.0.1:{}", scaler.port);
-        let mut client = ExternalScalerClient::connect(url).await.unwrap();
-        let mut taken = Vec::new();
-        for (i, address) in addresses.into_iter().enumerate() {
-            let asked = ScaledObjectRef {
-                name: "x".to_owned(),
-                namespace: "market".to_owned(),
-                scaler_metadata: [("service".to_owned(), format!("shop{i}"))].into(),
-            };
-            let mut stream = client.stream_is_active(asked).await.unwrap().into_inner();
-            assert!(!stream.message().await.unwrap().unwrap().result);
-            let called = caller.connect(address);
-            let answer = tokio::time::timeout(SOON, stream.message()).await.expect("in time");
-            assert!(answer.unwrap().unwrap().result);
-            taken.push(called.elapsed());
-        }
-        taken
-    });
-    report("connect() → StreamIsActive true", taken.clone());
-    taken.sort_unstable();
-    // The goal is 10 ms at the 99th percentile; other tests may hold the machine's cores.
-    assert!(taken[SERVICES / 2] < Duration::from_millis(10), "{taken:?}");
-}
-
 /// Scraped and polled each second; `GATEWATCH_TEST_INTERVALS="15 30"` shows what usual intervals make of it.
 #[test]
-fn one_connect_of_any_process_scales_from_zero_by_prometheus() {
+fn the_first_call_scales_from_zero_by_prometheus() {
     const SERVICES: usize = 3;
     let _turn = Turn::alone();
     let intervals = std::env::var("GATEWATCH_TEST_INTERVALS").unwrap_or_else(|_| "1 1".to_owned());
     let mut seconds = intervals.split(' ').map(|it| it.parse().unwrap());
     let (scrape, polling): (u64, u64) = (seconds.next().unwrap(), seconds.next().unwrap());
-    let (keda, cluster) = cluster_with_keda();
-    let addresses: Vec<_> = (0..SERVICES).map(|i| service(&cluster, &format!("shop{i}"))).collect();
-    let agent = Agent::start(&cluster);
-    let prometheus = Prometheus::start(&cluster, scrape, agent.metrics);
+    let scene = Scene::start("keda");
+    let prometheus = Prometheus::start(&scene.cluster, scrape, scene.agent.port);
+    let mut addresses = Vec::new();
     for i in 0..SERVICES {
-        let query = format!("sum(rate(internal_tcp_attempts_total{{destination_service=\"shop{i}\"}}[1m]))");
+        let name = format!("shop{i}");
+        addresses.push(scene.service(&name, i + 1));
+        // The contract's own words.
+        let query = format!("sum(rate(internal_tcp_attempts_total{{destination_service=\"{name}\"}}[1m]))");
         let metadata = json!({
             "serverAddress": format!("http://127.0.0.1:{}", prometheus.port),
             "query": query, "threshold": "1", "activationThreshold": "0",
         });
-        let trigger = json!({"type": "prometheus", "metadata": metadata});
-        deploy(&cluster, &format!("shop{i}"), polling, &trigger);
+        deploy(&scene.cluster, &name, polling, &json!({"type": "prometheus", "metadata": metadata}));
     }
     for i in 0..SERVICES {
-        wait_named(&agent, &format!("shop{i}"));
-        wait_noticed(&cluster, &keda, &format!("shop{i}"));
+        wait_noticed(&scene.cluster, &scene.keda, &format!("shop{i}"));
     }
     // The series is there at 0 before the call.
     let known = || prometheus.knows("count_over_time(internal_tcp_attempts_total[1m])>1");
     wait_until(NOTICED, "Prometheus knows the series", known);
-    let (caller, watch) = (Caller::new(), cluster.watch(DEPLOYMENTS));
+    let watch = scene.cluster.watch(DEPLOYMENTS);
     let mut taken = Vec::new();
     for (i, address) in addresses.into_iter().enumerate() {
         let name = format!("shop{i}");
-        assert_eq!(replicas(&cluster, &name), 0);
-        let called = caller.connect(address);
-        let at = watch.until(NOTICED * 2, &format!("{name} is scaled"), scaled(&name));
-        taken.push(at - called);
+        assert_eq!(replicas(&scene.cluster, &name), 0);
+        let called = Instant::now();
+        scene.call(address);
+        taken.push(watch.until(NOTICED, "it is scaled", scaled(&name)) - called);
     }
-    report(
-        &format!("Prometheus every {scrape} s, KEDA every {polling} s: connect() → spec.replicas = 1"),
-        taken,
-    );
+    report(&format!("Prometheus every {scrape} s, KEDA every {polling} s: call → spec.replicas = 1"), taken);
 }
 
 /// Debian's, that scrapes one target.
