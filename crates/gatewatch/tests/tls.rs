@@ -193,14 +193,9 @@ fn curl_and_nginx() {
     }
 }
 
-/// Go's compiler, which is often not in the path of root.
+/// Go's compiler, as the scripts find or install it.
 fn go() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/local/go/bin".into(), "/usr/lib/go/bin".into()])
-        .map(|directory| directory.join("go"))
-        .find(|go| go.exists())
-        .expect("this test needs Go (Debian: golang-go)")
+    common::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/go"), &[]).trim().into()
 }
 
 #[test]
