@@ -96,7 +96,6 @@ pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
         ("capture", "socket_table_full", tallies.no_state),
         ("decode", "connections_full", requests.turned_away),
         ("decode", "conversation_over_budget", counts.over_budget),
-        ("decode", "not_copied", counts.holes),
         ("decode", "garbage", counts.garbage),
         ("decode", "too_long", counts.too_long),
     ]);
@@ -124,6 +123,11 @@ pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
             "exchanges_folded",
             "Requests counted with less detail because a bound was reached.",
             folded.requests,
+        ),
+        number(
+            "stream_holes",
+            "Stretches of streams that were not seen (more than 16 KiB moved at once, calls without a buffer).",
+            counts.holes,
         ),
         number("tls_handshakes", "TLS handshakes told.", counts.handshakes),
         number("pieces", "Pieces of sockets' bytes handed over.", tallies.pieces),
