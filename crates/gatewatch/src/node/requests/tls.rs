@@ -4,6 +4,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs::File,
+    os::fd::AsRawFd as _,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -36,8 +38,8 @@ const WAITING: usize = 64;
 
 /// What the thread tells.
 enum News {
-    /// TLS is done in a file.
-    Found(TlsFile),
+    /// TLS is done in a file, which is held open: its process may end before it is attached to.
+    Found(TlsFile, File),
     /// No process has the file any more: as long as it is probed, its file system cannot be let go.
     Unused(FileKey),
 }
@@ -86,12 +88,10 @@ impl Tls {
         let mut said = Vec::new();
         while let Ok(news) = self.news.try_recv() {
             match news {
-                News::Found(file) => match probe.attach_tls(&file) {
+                News::Found(file, _open) => match probe.attach_tls(&file) {
                     Ok(attachment) => drop(self.attached.insert(file.key, attachment)),
                     Err(error) => {
-                        // One whose process has ended meanwhile is no fault.
-                        let level = if file.path.exists() { Level::Warn } else { Level::Debug };
-                        said.push((level, error.to_string()));
+                        said.push((Level::Warn, error.to_string()));
                         self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(file.key);
                     }
                 },
@@ -153,8 +153,14 @@ fn look(processes: &ProcessProbe, news: &SyncSender<News>, stop: &AtomicBool, fa
             gatewatch_capture::wait(NAP, &[Some(processes.descriptor())]);
             continue;
         };
-        for file in finder.look(&root, pid) {
-            if news.send(News::Found(file)).is_err() {
+        for mut file in finder.look(&root, pid) {
+            let Ok(open) = File::open(&file.path) else {
+                // Gone with its process: another may have it, too.
+                finder.forget(file.key);
+                continue;
+            };
+            file.path = format!("/proc/self/fd/{}", open.as_raw_fd()).into();
+            if news.send(News::Found(file, open)).is_err() {
                 return;
             }
         }
