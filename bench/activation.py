@@ -25,7 +25,7 @@ RANGE = "10.96.0.0/16"
 CALLS = 250
 GOAL_MS = 10
 TESTS = [
-    ("keda", "the_first_call_scales_from_zero", r"\b(push|Prometheus every [^:]*): call → (.*)$"),
+    ("keda", "from_zero", r"(connect\(\) in a pod, push|Prometheus every [^:]*): (.*)$"),
     ("hold", "a_thousand_first_requests", r"\b(\d+ of \d+ answered)\.? (.*)$"),
 ]
 
