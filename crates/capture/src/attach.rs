@@ -69,12 +69,14 @@ impl Attached {
         }
     }
 
-    /// Takes it off. A link is taken off by dropping it.
+    /// Takes it off, at once. A link that is dropped only is there as long as another has its descriptor, such as a
+    /// child that has not run its own program yet.
     pub(crate) fn detach(self) {
-        if let Self::Filter { mut hook, priority } = self {
-            // Gone already is as good.
-            let _gone = hook.handle(HANDLE).priority(priority).detach();
-        }
+        // Gone already is as good.
+        let _gone = match self {
+            Self::Link { link, .. } => link.detach(),
+            Self::Filter { mut hook, priority } => hook.handle(HANDLE).priority(priority).detach(),
+        };
     }
 }
 

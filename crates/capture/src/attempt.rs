@@ -18,7 +18,7 @@ use libbpf_rs::{
 
 use crate::{
     CaptureError, MapMemory, kernel,
-    nginx::{check_network_rights, run_time},
+    nginx::{check_network_rights, run_times},
     ring::Ring,
     skeleton::attempt::{AttemptSkel, AttemptSkelBuilder, types},
     values::{self, lookup_percpu, plain, value},
@@ -197,17 +197,14 @@ impl AttemptProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [
+        run_times([
             ("attempt_connect4", &progs.attempt_connect4),
             ("attempt_connect6", &progs.attempt_connect6),
             ("attempt_release", &progs.attempt_release),
             ("attempt_state", &progs.attempt_state),
             ("attempt_call", &progs.attempt_call),
             ("attempt_called", &progs.attempt_called),
-        ]
-        .into_iter()
-        .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
-        .collect()
+        ])
     }
 }
 

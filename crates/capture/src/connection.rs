@@ -10,7 +10,7 @@ use libbpf_rs::{
 use crate::{
     CaptureError, MapMemory, clock, kernel,
     network::{Takeover, instance_directory},
-    nginx::{check_network_rights, run_time},
+    nginx::{check_network_rights, run_times},
     pin::{Pins, first_value},
     skeleton::connection::{ConnectionSkel, ConnectionSkelBuilder, types},
     values::{self, bytes, lookup_percpu, map_error, plain, value},
@@ -217,17 +217,14 @@ impl ConnectionProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [
+        run_times([
             ("connection_state", &progs.connection_state),
             ("connection_retransmit", &progs.connection_retransmit),
             ("connection_send_reset", &progs.connection_send_reset),
             ("connection_receive_reset", &progs.connection_receive_reset),
             ("connection_drop", &progs.connection_drop),
             ("connection_rows", &progs.connection_rows),
-        ]
-        .into_iter()
-        .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
-        .collect()
+        ])
     }
 
     /// Detaches everything and removes the pins.

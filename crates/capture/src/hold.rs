@@ -20,7 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::{
     CaptureError, Mode,
     attach::{self, Attached},
-    nginx::{check_network_rights, run_time},
+    nginx::{check_network_rights, run_times},
     packet_socket::{packet_socket, send},
     ring::{Ring, wait_beside},
     skeleton::hold::{HoldSkel, HoldSkelBuilder, types},
@@ -441,14 +441,11 @@ impl HoldProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [
+        run_times([
             ("hold_from_pod", &progs.hold_from_pod),
             ("hold_to_pod", &progs.hold_to_pod),
             ("hold_gave_up", &progs.hold_gave_up),
-        ]
-        .into_iter()
-        .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
-        .collect()
+        ])
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     CaptureError, MapMemory, Mode,
     attach::{self, Attached},
     clock, kernel,
-    nginx::{check_network_rights, run_time},
+    nginx::{check_network_rights, run_times},
     pin::{Pins, first_value},
     ring::Ring,
     skeleton::network::{NetworkSkel, NetworkSkelBuilder, types},
@@ -652,14 +652,11 @@ impl NetworkProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [
+        run_times([
             ("network_ingress", &progs.network_ingress),
             ("network_egress", &progs.network_egress),
             ("network_xdp", &progs.network_xdp),
-        ]
-        .into_iter()
-        .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
-        .collect()
+        ])
     }
 
     /// Detaches everything and removes the pins: nothing is counted any longer.

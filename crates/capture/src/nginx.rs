@@ -419,19 +419,21 @@ impl NginxProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [
+        run_times([
             ("nginx_request_start", &progs.nginx_request_start),
             ("nginx_request_end", &progs.nginx_request_end),
             ("nginx_lua_enter", &progs.nginx_lua_enter),
             ("nginx_lua_leave", &progs.nginx_lua_leave),
-        ]
-        .into_iter()
-        .filter_map(|(name, program)| {
-            let (ns, count) = run_time(program)?;
-            Some((name, ns, count))
-        })
-        .collect()
+        ])
     }
+}
+
+/// Nanoseconds run and times run of each of these programs, where the kernel counts them.
+pub(crate) fn run_times<const N: usize>(
+    programs: [(&'static str, &ProgramImpl<'_, libbpf_rs::Mut>); N],
+) -> Vec<(&'static str, u64, u64)> {
+    let of = |(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs));
+    programs.into_iter().filter_map(of).collect()
 }
 
 pub(crate) fn run_time(program: &ProgramImpl<'_, libbpf_rs::Mut>) -> Option<(u64, u64)> {

@@ -9,7 +9,7 @@ use libbpf_rs::{
 
 use crate::{
     CaptureError,
-    nginx::{check_rights, run_time},
+    nginx::{check_rights, run_times},
     ring::Ring,
     skeleton::process::{ProcessSkel, ProcessSkelBuilder, types},
     verifier,
@@ -67,10 +67,7 @@ impl ProcessProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [("process_exec", &progs.process_exec), ("process_exit", &progs.process_exit)]
-            .into_iter()
-            .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
-            .collect()
+        run_times([("process_exec", &progs.process_exec), ("process_exit", &progs.process_exit)])
     }
 
     /// Has something to read when a process has begun or ended; see [`crate::wait`].

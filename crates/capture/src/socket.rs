@@ -13,7 +13,7 @@ use libbpf_rs::{
 
 use crate::{
     CaptureError, MapMemory, kernel,
-    nginx::{check_rights, run_time},
+    nginx::{check_rights, run_times},
     ring::{self, Ring},
     skeleton::socket::{SocketSkel, SocketSkelBuilder, types},
     values::{self, lookup, lookup_percpu, map_error, plain, value},
@@ -411,7 +411,7 @@ impl SocketProbe {
     #[must_use]
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let progs = &self.skel.progs;
-        [
+        run_times([
             ("socket_received", &progs.socket_received),
             ("socket_sent", &progs.socket_sent),
             ("socket_call", &progs.socket_call),
@@ -423,9 +423,6 @@ impl SocketProbe {
             ("tls_go_read_enter", &progs.tls_go_read_enter),
             ("tls_go_read_leave", &progs.tls_go_read_leave),
             ("tls_go_write", &progs.tls_go_write),
-        ]
-        .into_iter()
-        .filter_map(|(name, program)| run_time(program).map(|(ns, runs)| (name, ns, runs)))
-        .collect()
+        ])
     }
 }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use gatewatch_capture::attempt::{Outcome as Ended, Record, Stage};
 use gatewatch_event::{Attempt, AttemptEnd, Caller, Outcome, connection::plain_address};
 
+use crate::comm;
+
 /// What a record tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -35,7 +37,7 @@ pub fn told(record: &Record) -> Option<Told> {
         asked: address(record.asked, record.asked_port),
         caller: Caller {
             pid: record.pid,
-            comm: comm(&record.comm.map(i8::cast_unsigned)),
+            comm: comm::clean(&record.comm.map(i8::cast_unsigned)),
             cgroup: record.cgroup,
             network_namespace: record.network_namespace,
         },
@@ -53,13 +55,6 @@ pub fn told(record: &Record) -> Option<Told> {
         translated: (sent && peer != attempt.asked).then_some(peer),
         attempt,
     }))
-}
-
-/// A process's name is chosen by its program: any bytes up to a NUL.
-fn comm(bytes: &[u8]) -> String {
-    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    String::from_utf8_lossy(name).chars().map(clean).collect()
 }
 
 #[cfg(test)]

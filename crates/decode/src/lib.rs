@@ -3,6 +3,7 @@
 //! Bad bytes become a named outcome, never a panic. Knows nothing of metrics or of what the kernel is asked.
 
 pub mod attempt;
+pub mod comm;
 mod hpack;
 pub mod http;
 pub mod network;

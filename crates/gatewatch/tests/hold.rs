@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
@@ -35,6 +35,8 @@ const SHORT: Duration = Duration::from_millis(800);
 struct Agent {
     hold: Arc<Hold>,
     over: Arc<AtomicBool>,
+    /// What it was told last.
+    wanted: Mutex<Vec<Wanted>>,
 }
 
 impl Agent {
@@ -48,15 +50,27 @@ impl Agent {
                 thread::sleep(Duration::from_millis(100));
             }
         });
-        Self { hold, over }
+        Self { hold, over, wanted: Mutex::default() }
+    }
+
+    fn services(&self, wanted: Vec<Wanted>) {
+        self.wanted.lock().unwrap().clone_from(&wanted);
+        self.hold.services(wanted);
+    }
+
+    /// This one has an endpoint now.
+    fn ready(&self, address: SocketAddr) {
+        let mut wanted = self.wanted.lock().unwrap();
+        wanted.iter_mut().filter(|wanted| wanted.address == address).for_each(|wanted| wanted.ready = true);
+        self.hold.services(wanted.clone());
     }
 
     /// These and no others, from now on, anew.
     fn holds(&self, addresses: &[SocketAddr], limit: Duration) {
-        self.hold.services(Vec::new());
+        self.services(Vec::new());
         self.until("it holds nothing", |counts| counts.addresses == 0 && counts.interfaces == 0);
         let wanted = addresses.iter().map(|address| Wanted { address: *address, limit, ready: false });
-        self.hold.services(wanted.collect());
+        self.services(wanted.collect());
         let addresses = addresses.len() as u64;
         self.until("it holds", |counts| {
             counts.addresses == addresses && (counts.interfaces > 0) == (addresses > 0)
@@ -114,7 +128,7 @@ fn first_request(node: &Node) {
             thread::sleep(Duration::from_millis(wait));
             service.endpoints(&[&server]);
             let ready = Instant::now();
-            agent.hold.ready(service.address);
+            agent.ready(service.address);
             let (answer, at) = asked.join().unwrap();
             assert_eq!(answer.unwrap(), ANSWER);
             let after = at - ready;
@@ -150,7 +164,7 @@ fn rules_that_come_after_readiness() {
     agent.holds(&[service.address], LIMIT);
     let asked = ask(&client, service.address);
     agent.until("the SYN is held", |counts| counts.waiting == 1);
-    agent.hold.ready(service.address);
+    agent.ready(service.address);
     thread::sleep(Duration::from_millis(700));
     service.endpoints(&[&server]);
     let ready = Instant::now();
@@ -235,7 +249,7 @@ fn nothing_is_held_that_did_not_ask_for_it() {
     at_once(plain.address);
     // No Service asks for it: no program is there.
     assert_eq!(links(&node), 0);
-    agent.hold.services(vec![Wanted { address: held.address, limit: LIMIT, ready: true }]);
+    agent.services(vec![Wanted { address: held.address, limit: LIMIT, ready: true }]);
     at_once(held.address);
     assert_eq!(links(&node), 0);
     agent.holds(&[held.address], LIMIT);
@@ -272,7 +286,7 @@ fn a_service_that_is_held_no_more_refuses_at_once() {
     let [first, second] = asked;
     for (left, asked) in [(vec![services[1].address], first), (vec![], second)] {
         let began = Instant::now();
-        agent.hold.services(
+        agent.services(
             left.iter().map(|address| Wanted { address: *address, limit: LIMIT, ready: false }).collect(),
         );
         let (answer, at) = asked.join().unwrap();
@@ -294,7 +308,7 @@ fn a_client_that_gives_up_is_not_connected() {
     client.inside(move || TcpStream::connect_timeout(&to, Duration::from_millis(200))).unwrap_err();
     agent.until("it gave up", |counts| counts.gave_up == 1 && counts.waiting == 0);
     service.endpoints(&[&server]);
-    agent.hold.ready(service.address);
+    agent.ready(service.address);
     thread::sleep(Duration::from_millis(100));
     let counts = agent.hold.counts();
     assert_eq!((counts.replays, counts.connected, counts.kernel.connected), (0, 0, 0), "{counts:?}");
@@ -328,7 +342,7 @@ connect(10)
     let asked = client.command("python3").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     agent.until("the sixth is held", |counts| counts.kernel.attempts == 6 && counts.waiting == 1);
     service.endpoints(&[&server]);
-    agent.hold.ready(service.address);
+    agent.ready(service.address);
     let output = asked.wait_with_output().unwrap();
     assert!(common::text(&output.stdout).contains("200 OK"), "{output:?}");
     agent.until("five gave up", |counts| counts.gave_up == 5 && counts.connected == 1 && counts.waiting == 0);
@@ -351,7 +365,7 @@ fn a_pod_made_while_something_is_held() {
     let [gone, asked] = asked;
     agent.until("one waits", |counts| counts.waiting == 1 && counts.interfaces == 2);
     service.endpoints(&[&server]);
-    agent.hold.ready(service.address);
+    agent.ready(service.address);
     assert_eq!(asked.join().unwrap().0.unwrap(), ANSWER);
     // Nobody will ever answer it.
     drop((gone, first));
@@ -400,7 +414,7 @@ fn a_flood_of_syns_is_bounded_and_others_are_served() {
     agent.until("the others are held", |counts| counts.waiting == u64::from(PER_POD) + 50);
     service.endpoints(&[&server]);
     let ready = Instant::now();
-    agent.hold.ready(service.address);
+    agent.ready(service.address);
     for asked in asked {
         let (answer, at) = asked.join().unwrap();
         assert_eq!(answer.unwrap(), ANSWER);
@@ -613,7 +627,7 @@ fn a_connection_led_astray() {
             agent.until("it is held", |counts| counts.waiting == 1);
             service.endpoints(&[&server]);
             let ready = Instant::now();
-            agent.hold.ready(service.address);
+            agent.ready(service.address);
             let (answer, at) = asked.join().unwrap();
             assert_eq!(answer.unwrap(), ANSWER);
             assert!(at - ready < Duration::from_millis(100), "{address} {}: {:?}", of.len(), at - ready);
@@ -689,7 +703,7 @@ fn first_requests(round: usize) -> Vec<Waited> {
                 // Anything between nothing and two seconds, the same in every run.
                 thread::sleep(Duration::from_millis(((round * SERVICES + i) as u64 * 7919) % 2000));
                 let ready = Instant::now();
-                agent.hold.ready(service.address);
+                agent.ready(service.address);
                 let (written, rules) = channel();
                 became_ready.send((i, written)).unwrap();
                 let rules: Instant = rules.recv().unwrap();

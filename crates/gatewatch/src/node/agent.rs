@@ -21,7 +21,7 @@ use gatewatch_target::process::ProcRoot;
 use super::{
     bell::Bell,
     cluster::{self, Cluster},
-    hold::{self, Hold},
+    hold::{self, Hold, Wanted},
     publish,
     requests::Requests,
 };
@@ -59,6 +59,8 @@ pub struct Agent {
     ends: Ends,
     log: Log,
     hold: Option<Hold>,
+    /// What it was told last.
+    held: Vec<Wanted>,
     requests: Option<Requests>,
     kept_house_ns: u64,
     /// What was seen before the cluster was known; `None`: it is.
@@ -138,6 +140,7 @@ impl Agent {
             kept_house_ns: clock::monotonic(),
             unnamed,
             hold,
+            held: Vec::new(),
             requests,
             began_ns: clock::monotonic(),
             knew: false,
@@ -163,8 +166,8 @@ impl Agent {
             }
         }
         if let Some(requests) = &mut self.requests {
-            for (level, failed) in requests.attach_tls() {
-                self.log.say(level, clock::realtime(), &failed);
+            for failed in requests.attach_tls() {
+                self.log.say(Level::Warn, clock::realtime(), &failed);
             }
         }
         if self.ends.exchange.turn(now) {
@@ -209,7 +212,12 @@ impl Agent {
         }
         if let Some(hold) = &self.hold {
             if !news.services.is_empty() {
-                hold.services(cluster.wanted_holds());
+                // Most Services ask for no hold: what is new of them is not told.
+                let wanted = cluster.wanted_holds();
+                if wanted != self.held {
+                    hold.services(wanted.clone());
+                    self.held = wanted;
+                }
             }
             hold.tick();
             for note in hold.notes() {

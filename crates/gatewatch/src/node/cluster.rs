@@ -154,7 +154,9 @@ impl Cluster {
         let asks = |service: &&gatewatch_identity::directory::Service| {
             service.hold.is_some_and(|limit| limit > Duration::ZERO)
         };
-        self.directory.services().filter(asks).flat_map(held).collect()
+        let mut wanted: Vec<_> = self.directory.services().filter(asks).flat_map(held).collect();
+        wanted.sort_unstable_by_key(|wanted| wanted.address);
+        wanted
     }
 
     /// For the metrics.

@@ -60,8 +60,6 @@ pub struct Wanted {
 
 enum Command {
     Services(Vec<Wanted>),
-    #[allow(dead_code)] // see `Hold::ready`
-    Ready(SocketAddr),
     Interfaces,
     End,
 }
@@ -115,13 +113,6 @@ impl Hold {
     /// is there no longer is let go.
     pub fn services(&self, wanted: Vec<Wanted>) {
         self.tell(Command::Services(wanted));
-    }
-
-    /// The address has an endpoint: its callers connect now. For one known from [`Self::services`]; that it is ready
-    /// may be said there as well.
-    #[allow(dead_code)] // the hot loop says it by `services`; for whoever knows of one address only
-    pub fn ready(&self, address: SocketAddr) {
-        self.tell(Command::Ready(address));
     }
 
     /// Whoever owns this is alive, and knows what is ready. Call it at least each half of [`Settings::lease`]; it

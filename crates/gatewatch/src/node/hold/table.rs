@@ -153,7 +153,7 @@ impl Table {
     }
 
     /// The address has an endpoint.
-    pub(super) fn ready(&mut self, address: SocketAddr, now_ns: u64) {
+    fn ready(&mut self, address: SocketAddr, now_ns: u64) {
         let Some(known) = self.addresses.get_mut(&address) else { return };
         if known.ready_ns.is_none() {
             // It may have answered just before we were told.

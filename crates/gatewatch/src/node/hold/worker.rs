@@ -87,7 +87,6 @@ impl Worker {
                             self.table.services(&wanted, monotonic());
                         }
                     }
-                    Command::Ready(address) => self.table.ready(address, monotonic()),
                     Command::Interfaces => links_changed = true,
                     Command::End => return,
                 }

@@ -8,9 +8,11 @@ use std::collections::{HashMap, hash_map::Entry};
 use anyhow::Result;
 use gatewatch_capture::socket::{self, ConnectionId, Event, SocketProbe, Tallies};
 use gatewatch_config::{Config, RequestSource};
-use gatewatch_decode::http::{Conversation, Counts, Decoder, Direction, HELD_MAX, Piece, Side};
+use gatewatch_decode::{
+    comm,
+    http::{Conversation, Counts, Decoder, Direction, HELD_MAX, Piece, Side},
+};
 use gatewatch_event::Exchange;
-use gatewatch_export::log::Level;
 use gatewatch_insight::{exchanges::Bounds, health::HealthChecks};
 
 use super::cluster::Cluster;
@@ -27,6 +29,7 @@ const SILENT_NS: u64 = 3_600_000_000_000;
 const RING_BYTES: u32 = 16 << 20;
 /// Pieces taken at once.
 const BATCH: usize = 16_384;
+
 /// Requests of this node.
 pub struct Requests {
     probe: SocketProbe,
@@ -137,7 +140,7 @@ impl Requests {
     }
 
     /// Attaches to where TLS was found; what could not be attached to.
-    pub fn attach_tls(&mut self) -> Vec<(Level, String)> {
+    pub fn attach_tls(&mut self) -> Vec<String> {
         self.tls.as_mut().map(|tls| tls.attach(&mut self.probe)).unwrap_or_default()
     }
 
@@ -174,12 +177,9 @@ impl Open {
             Some(socket::Side::Client) => Side::Client,
             None => Side::Unknown,
         };
-        let name = piece.comm.split(|byte| *byte == 0).next().unwrap_or_default();
-        let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        let comm: String = String::from_utf8_lossy(name).chars().map(clean).collect();
         let server = Server {
             ends: piece.local.zip(piece.remote),
-            comm: comm.into(),
+            comm: comm::clean(&piece.comm).into(),
             network_namespace: piece.network_namespace,
         };
         Self {

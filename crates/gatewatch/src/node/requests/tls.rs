@@ -22,7 +22,6 @@ use gatewatch_capture::{
     socket::SocketProbe,
     tls::TlsAttachment,
 };
-use gatewatch_export::log::Level;
 use gatewatch_target::{
     binary::FileKey,
     process::ProcRoot,
@@ -84,14 +83,14 @@ impl Tls {
     }
 
     /// Attaches to what was found; what could not be attached to.
-    pub fn attach(&mut self, probe: &mut SocketProbe) -> Vec<(Level, String)> {
+    pub fn attach(&mut self, probe: &mut SocketProbe) -> Vec<String> {
         let mut said = Vec::new();
         while let Ok(news) = self.news.try_recv() {
             match news {
                 News::Found(file, _open) => match probe.attach_tls(&file) {
                     Ok(attachment) => drop(self.attached.insert(file.key, attachment)),
                     Err(error) => {
-                        said.push((Level::Warn, error.to_string()));
+                        said.push(error.to_string());
                         self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(file.key);
                     }
                 },
