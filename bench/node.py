@@ -1,5 +1,6 @@
 """What `gatewatch node` costs those who are called and those who call, and itself."""
 
+import contextlib
 import pathlib
 import re
 import shutil
@@ -16,10 +17,12 @@ SERVER = "srv-bench"
 AGENT = {"MODE": "local", "ENABLE_L7_HTTP": "false"}
 L7 = {**AGENT, "ENABLE_L7_HTTP": "true"}
 
+# A stretch between two others is compared with them: what else the host does changes more slowly than this, seconds.
+STRETCH = 1.0
+
 # name, what is attached: an agent's environment, a bpftrace script or nothing; what it is
 VARIANTS = [
-    ("off", None, "nothing"),
-    ("off-again", None, "the same once more: how far two equal things differ here"),
+    ("off", None, "nothing: how far two equal things differ here"),
     ("l4", AGENT, "`MODE=local gatewatch node`"),
     ("bpftrace-l4", "attempts.bt", "`bench/attempts.bt`: a count by process, from the tracepoint of socket states"),
     ("l7", L7, "`ENABLE_L7_HTTP=true MODE=local gatewatch node`"),
@@ -155,48 +158,86 @@ class Node:
         return NodeAgent(self.rig, self.bench.agent, what)
 
     def client(self, load, out):
-        seconds = self.bench.seconds + 20  # ended when all is measured
         if load == "redis":
             command = ["redis-benchmark", "-p", self.redis.port, "-t", "get", "-c", 50, "-n", 1_000_000_000, "-q"]
         else:
-            command = rigs.load_command(self.nginx.port, seconds)
+            command = rigs.load_command(self.nginx.port, 3600)  # ended when all is measured
             if load == "connect":
                 command[1:1] = ["-H", "Connection: close"]
         return self.rig.start(command, out=out)
 
-    def measure(self, load, attached):
-        """CPU of server, client and what is attached, in µs a request: the first two in the midst of a load, the last
-        for all of it, for it may read what came when the load is over."""
-        server = self.redis if load == "redis" else self.nginx
-        agent = attached if isinstance(attached, NodeAgent) else None
-        seen = agent.seen() if agent else {}
-        before, own = server.requests(), attached.cpu() if attached else 0
+    @contextlib.contextmanager
+    def loaded(self, load):
         out = self.rig.dir / "client.out"
         with open(out, "w", encoding="utf-8") as file:
             client = self.client(load, file)
         try:
             time.sleep(0.5)  # connections, caches
-            first = self.read(server, client)
-            time.sleep(self.bench.seconds)
-            last = self.read(server, client)
+            yield client
         finally:
             if client.poll() is None:
                 client.ends_by = signal.SIGINT
             self.rig.stop(client)
+
+    def server(self, load):
+        return self.redis if load == "redis" else self.nginx
+
+    def stretch(self, load, client, seconds, attached=None):
+        """CPU of server, client and what is attached, in µs a request, in the midst of a load."""
+        server = self.server(load)
+        own, first = attached.cpu() if attached else 0, self.read(server, client)
+        time.sleep(seconds)
+        last, more = self.read(server, client), attached.cpu() if attached else 0
         requests, served, waited, called, took = (b - a for a, b in zip(first, last, strict=True))
         requests -= 1  # the question itself is counted
         if requests <= 0:
-            raise Failed(f"{load}: no request: {rigs.read(out)[-300:]}")
-        result = {"requests": requests, "us": served / requests / 1e3, "client_us": called / requests / 1e3,
-                  "waited": waited / max(served, 1), "busy": served / took / 1e9, "rate": requests / took,
-                  "all": server.requests() - before - 3}  # less these questions
+            raise Failed(f"{load}: no request: {rigs.read(self.rig.dir / 'client.out')[-300:]}")
+        result = {"us": served / requests / 1e3, "client_us": called / requests / 1e3,
+                  "waited": waited / max(served, 1), "busy": served / took / 1e9}
+        return result | ({"own_us": (more - own) / requests / 1e3} if attached else {})
+
+    def beside(self, load, line, client, before, failed):
+        """Each variant between two stretches without any; the last of these."""
+        for name, what, _ in line:
+            if name in failed:
+                continue
+            try:
+                attached = self.attach(what)
+                try:
+                    time.sleep(0.3 if attached else 1)
+                    here = self.stretch(load, client, STRETCH, attached)
+                    if isinstance(attached, NodeAgent):
+                        here["lost"] = attached.lost()
+                finally:
+                    if attached:
+                        attached.stop()
+            except (Failed, OSError, subprocess.TimeoutExpired) as failure:
+                failed[name] = str(failure).replace("\n", " ")
+                self.say(f"  {name}: {failed[name]}")
+                continue
+            time.sleep(0.3)
+            after = self.stretch(load, client, STRETCH)
+            for field in ("us", "client_us"):
+                here[f"{field}_ratio"] = 2 * here[field] / (before[field] + after[field])
+            self.measured.setdefault((load, name), []).append(here)
+            before = after
+        return before
+
+    def whole(self, load, attached):
+        """A whole load, and what of it the agent has not seen when it has read all that waited for it."""
+        server = self.server(load)
+        agent = attached if isinstance(attached, NodeAgent) else None
+        seen = agent.seen() if agent else {}
+        before = server.requests()
+        with self.loaded(load) as client:
+            result = self.stretch(load, client, self.bench.seconds, attached)
+        result["all"] = server.requests() - before - 3  # less these questions
         if agent:
             now = agent.seen()
             # Requests are the questions' too; attempts are the load's alone, some of which wait to be accepted.
             asked = 4 if load == "keep-alive" else 0
             result["unseen"] = max(0, result["all"] + asked - (now[load] - seen[load]))
-        if attached:
-            result["own_us"] = (attached.cpu() - own) / result["all"] / 1e3
+            result["lost"] = agent.lost()
         return result
 
     def read(self, server, client):
@@ -206,47 +247,19 @@ class Node:
         ran, waited = rigs.scheduled(server.worker)
         return (requests, ran, waited, rigs.scheduled(client.pid)[0], time.monotonic())
 
-    def turn(self, name, what, loads, note):
+    def counted(self, name, what):
+        """Whole loads, with the kernel's statistics of what is attached."""
         attached = self.attach(what)
         try:
-            for load, *_ in loads:
-                before = attached.programs() if attached and note is self.programs else {}
-                result = self.measure(load, attached)
-                if note is self.programs:
-                    result["programs"] = difference(before, attached.programs(), result)
-                note.setdefault((load, name), []).append(result)
-            if isinstance(attached, NodeAgent):
-                result["lost"] = attached.lost()
+            for load, *_ in self.loads:
+                before = attached.programs()
+                result = self.whole(load, attached)
+                result["programs"] = difference(before, attached.programs(), result)
+                self.programs.setdefault((load, name), []).append(result)
         finally:
-            if attached:
-                attached.stop()
-
-    def rounds(self, variants, loads, note, rounds, what):
-        failed = {}
-        for turn in range(1, rounds + 1):
-            line = list(variants)
-            self.bench.order.shuffle(line)
-            with rigs.turn():
-                for name, attach, _ in line:
-                    if name in failed:
-                        continue
-                    try:
-                        self.turn(name, attach, loads, note)
-                    except (Failed, OSError, subprocess.TimeoutExpired) as failure:
-                        failed[name] = str(failure).replace("\n", " ")
-                        self.say(f"  {name}: {failed[name]}")
-                        if attach is None:
-                            raise Failed(f"{name}: {failed[name]}") from None
-            self.say(f"node: {what} {turn}/{rounds}  " + "  ".join(
-                f"{name} " + "/".join(f"{note[load, name][-1]['us']:.2f}" for load, *_ in loads)
-                for name, *_ in variants if name not in failed) + " µs")
-        return failed
+            attached.stop()
 
     # ---- what is printed
-
-    def ratios(self, load, name, field="us"):
-        pairs = zip(self.measured[load, name], self.measured[load, "off"], strict=True)
-        return [one[field] / base[field] for one, base in pairs]
 
     def rows(self, load, failed):
         for name, _, what in VARIANTS:
@@ -255,55 +268,69 @@ class Node:
                 continue
             results = self.measured[load, name]
             own = [result["own_us"] for result in results if "own_us" in result]
-            ratios, callers = self.ratios(load, name), self.ratios(load, name, "client_us")
+            ratios, callers = ([result[f"{of}_ratio"] for result in results] for of in ("us", "client_us"))
             goals, goal = [], GOALS.get((load, name))
             if goal:
                 goals.append(f"≤ {goal}: {verdict(middle(ratios) <= goal)}")
             if (load, name) == ("keep-alive", "l7"):
                 met = middle(ratios) < PEER_RATIO and middle(own) < PEER_OWN
                 goals.append(f"below {PEER}'s {PEER_RATIO} and {PEER_OWN} µs: {verdict(met)}")
-            yield (name, f"{middle([r['us'] for r in results]):.2f}", "1" if name == "off" else f"{middle(ratios):.3f}",
-                   "" if name == "off" else f"{min(ratios):.3f}–{max(ratios):.3f}",
-                   f"{middle([r['client_us'] for r in results]):.2f}",
-                   "1" if name == "off" else f"{middle(callers):.3f}",
-                   f"{middle(own):.2f} ({min(own):.2f}–{max(own):.2f})" if own else "",
+            quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+            yield (name, f"{middle([r['us'] for r in results]):.2f}", f"{middle(ratios):.3f}",
+                   f"{quarters[0]:.3f}–{quarters[2]:.3f}", f"{middle([r['client_us'] for r in results]):.2f}",
+                   f"{middle(callers):.3f}", f"{middle(own):.2f} ({min(own):.2f}–{max(own):.2f})" if own else "",
                    "; ".join(goals), what)
 
     def cost(self):
         self.bench.stats.set(0)
-        failed = self.rounds(VARIANTS, self.loads, self.measured, self.bench.rounds, "round")
-        print("## The node\n\nCPU of who serves, of who calls and of what is attached, µs a request, medians of "
-              f"{self.bench.rounds} rounds of {self.bench.seconds} s. Ratios are the medians of each round's.\n")
+        failed, rounds = {}, 3 * self.bench.rounds
+        for load, *_ in self.loads:
+            with rigs.turn(), self.loaded(load) as client:
+                before = self.stretch(load, client, STRETCH)
+                for turn in range(1, rounds + 1):
+                    line = list(VARIANTS)
+                    self.bench.order.shuffle(line)
+                    before = self.beside(load, line, client, before, failed)
+                    self.say(f"node: {load} {turn}/{rounds}  " + "  ".join(
+                        f"{name} {self.measured[load, name][-1]['us_ratio']:.3f}"
+                        for name, *_ in VARIANTS if name not in failed))
+        print("## The node\n\nCPU of who serves, of who calls and of what is attached, µs a request. Under a load that "
+              f"goes on, each variant {rounds} times for {STRETCH:g} s, between two such stretches without any: a ratio is "
+              "to the mean of these. Medians, and the middle half.\n")
         for load, server, what in self.loads:
             print(f"### {server}: {load}\n\n{what}.\n")
-            self.table(("attached", f"{server}, µs", "ratio", "least–most", "client, µs", "ratio", "own, µs", "goal",
+            self.table(("attached", f"{server}, µs", "ratio", "middle half", "client, µs", "ratio", "own, µs", "goal",
                         "what it is"), list(self.rows(load, failed)))
-            waits = [r["waited"] for (of, _), results in self.measured.items() if of == load for r in results]
-            busy = [r["busy"] for (of, _), results in self.measured.items() if of == load for r in results]
-            print(f"The server had {middle(busy):.0%} of its CPU; for each second it ran it waited {middle(waits):.2f} s "
-                  f"for it (at most {max(waits):.2f}): above some hundredths, something else was running here.\n")
+            results = [r for (of, _), results in self.measured.items() if of == load for r in results]
+            waits = [r["waited"] for r in results]
+            print(f"The server had {middle([r['busy'] for r in results]):.0%} of its CPU; for each second it ran it waited "
+                  f"{middle(waits):.2f} s for it (at most {max(waits):.2f}): above some hundredths, something else was "
+                  "running here.\n")
         if not self.redis:
             print("redis-server is not measured: it is not installed (apt-get install redis-server redis-tools).\n")
-        unseen = {load: [(r["unseen"], name) for (of, name), results in self.measured.items() if of == load
-                         for r in results if "unseen" in r and load != "redis"
-                         and (load == "connect" or name.startswith("l7"))]
-                  for load, *_ in self.loads}
-        lost = sum(r.get("lost", 0) for results in self.measured.values() for r in results)
-        print("Not seen by the agent, of all measurements: " + ", ".join(
-            f"{sum(n for n, _ in values):,} {'attempts' if load == 'connect' else 'requests'} of `{load}`"
-            for load, values in unseen.items() if values) + f"; in its ledger: {lost:,}.\n")
+        lost = max((r.get("lost", 0) for results in self.measured.values() for r in results), default=0)
+        print(f"In an agent's ledger of losses at most: {lost:,}.\n")
         self.commands([" ".join(rigs.load_command(8080, self.bench.seconds)),
                        "wrk -H 'Connection: close' -t1 -c64 …", "redis-benchmark -t get -c 50 -q",
-                       "cat /proc/$PID/task/*/schedstat  # first fields, in the midst of the load and after it"])
+                       "cat /proc/$PID/task/*/schedstat  # first fields"])
         self.bench.raw["node"] = [{"load": load, "variant": name, "results": results}
                                   for (load, name), results in self.measured.items()]
 
     def kernel(self):
-        """Run time of the kernel programs, by the kernel's statistics: on for this alone."""
+        """Run time of the kernel programs, by the kernel's statistics: on for this alone. And whether all was seen."""
         variants = [variant for variant in VARIANTS if variant[1] is not None]
+        rounds, failed = min(self.bench.rounds, 3), {}
         self.bench.stats.set(1)
         try:
-            failed = self.rounds(variants, self.loads, self.programs, min(self.bench.rounds, 3), "programs")
+            for turn in range(1, rounds + 1):
+                with rigs.turn():
+                    for name, what, _ in variants:
+                        try:
+                            self.counted(name, what)
+                        except (Failed, OSError, subprocess.TimeoutExpired) as failure:
+                            failed[name] = str(failure).replace("\n", " ")
+                            self.say(f"  {name}: {failed[name]}")
+                self.say(f"node: programs {turn}/{rounds}")
         finally:
             self.bench.stats.set(0)
         rows = []
@@ -320,8 +347,18 @@ class Node:
                     [sum(ns * runs for ns, runs in result.values()) for result in results])), ""))
         print("### Run time of the node's kernel programs\n\nBy `kernel.bpf_stats_enabled`, on only here: what the "
               "statistics cost is in each figure. In the server and in the client together, medians of "
-              f"{min(self.bench.rounds, 3)}.\n")
+              f"{rounds}.\n")
+        for name, why in failed.items():
+            print(f"{name} was not measured: {why}\n")
         self.table(("load", "attached", "program", "ns a run", "runs a request"), rows)
+        unseen = {load: [result["unseen"] for (of, name), results in self.programs.items() if of == load
+                         for result in results if "unseen" in result and load != "redis"
+                         and (load == "connect" or name.startswith("l7"))]
+                  for load, *_ in self.loads}
+        lost = sum(result.get("lost", 0) for results in self.programs.values() for result in results)
+        print("Not seen by the agent, of these whole loads: " + ", ".join(
+            f"{sum(numbers):,} {'attempts' if load == 'connect' else 'requests'} of `{load}`"
+            for load, numbers in unseen.items() if numbers) + f"; in its ledger: {lost:,}.\n")
         self.commands(["sysctl kernel.bpf_stats_enabled=1  # and back to 0",
                        "curl -s 127.0.0.1:9102/metrics | grep gatewatch_program_"])
 
