@@ -7,6 +7,7 @@
 #include "tls.h"
 
 struct scratch {
+    struct user_buffer buffer; /* of the call the program was called for */
     struct socket_record record;
     __u8 bytes[2 * SOCKET_BYTES_MAX]; /* the verifier bounds offset and length apart */
 };
@@ -29,32 +30,36 @@ struct {
 
 struct gathering {
     __u64 vectors;
+    __u64 skip; /* bytes still to be left out */
     __u32 row;
     __u32 at;
     __u32 limit;
     __u32 failed;
 };
 
-static long gather_vector(__u64 index, struct gathering *g) {
-    struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &g->row);
-    struct user_iovec vector;
+/* Vectors read at a time; most calls have no more. */
+#define VECTORS 4
+
+/* Nonzero: enough, or no more can be read. */
+static __always_inline long gather_from(struct gathering *g, struct scratch *s,
+                                        const struct user_iovec *vector) {
+    __u64 size = vector->length, skip = g->skip;
     __u32 at = g->at;
 
-    if (!s || at >= g->limit)
+    if (at >= g->limit)
         return 1;
-    if (bpf_probe_read_user(&vector, sizeof(vector), (void *)(g->vectors + index * sizeof(vector)))) {
-        g->failed = 1;
-        return 1;
+    if (size <= skip) {
+        g->skip = skip - size;
+        return 0;
     }
-    __u64 size = vector.length;
+    g->skip = 0;
+    size -= skip;
     if (size > g->limit - at)
         size = g->limit - at;
-    if (!size)
-        return 0;
     barrier_var(size);
     if (size > SOCKET_BYTES_MAX)
         return 1;
-    if (bpf_probe_read_user(s->bytes + (at & (SOCKET_BYTES_MAX - 1)), size, (void *)vector.base)) {
+    if (bpf_probe_read_user(s->bytes + (at & (SOCKET_BYTES_MAX - 1)), size, (void *)(vector->base + skip))) {
         g->failed = 1;
         return 1;
     }
@@ -62,24 +67,55 @@ static long gather_vector(__u64 index, struct gathering *g) {
     return 0;
 }
 
+static long gather_vector(__u64 index, struct gathering *g) {
+    struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &g->row);
+    struct user_iovec vector;
+
+    if (!s)
+        return 1;
+    if (bpf_probe_read_user(&vector, sizeof(vector), (void *)(g->vectors + index * sizeof(vector)))) {
+        g->failed = 1;
+        return 1;
+    }
+    return gather_from(g, s, &vector);
+}
+
 #define GATHER_FAILED (1u << 31)
 
-/* Copies up to `limit` bytes to the scratch row; how many, with GATHER_FAILED where more could not be read.
+/*
+ * Copies what stands in a scratch row's buffer from byte `from` on to the row's bytes, up to `limit` of them;
+ * how many, with GATHER_FAILED where more could not be read.
  */
-__noinline __u32 gather(__u32 row, __u64 vectors, __u64 count, __u64 base, __u32 limit) {
-    if (!vectors) {
-        struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
-        if (!s || limit > SOCKET_BYTES_MAX)
-            return 0;
-        return bpf_probe_read_user(s->bytes, limit, (void *)base) ? GATHER_FAILED : limit;
-    }
-    struct gathering g = {.vectors = vectors, .row = row, .limit = limit};
-    if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) { /* 5.17 */
-        bpf_loop(count < 1024 ? count : 1024, gather_vector, &g, 0);
-    } else {
-        for (int i = 0; i < 32; i++)
-            if (i >= count || gather_vector(i, &g))
-                break;
+__noinline __u32 gather(__u32 row, __u32 from, __u32 limit) {
+    struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
+    struct user_iovec first[VECTORS];
+
+    if (!s || limit > SOCKET_BYTES_MAX)
+        return 0;
+    if (!s->buffer.vectors)
+        return bpf_probe_read_user(s->bytes, limit, (void *)(s->buffer.base + from)) ? GATHER_FAILED : limit;
+    struct gathering g = {.vectors = s->buffer.vectors, .skip = from, .row = row, .limit = limit};
+    __u64 count = s->buffer.count, some = count < VECTORS ? count : VECTORS;
+    barrier_var(some);
+    if (some > VECTORS)
+        some = VECTORS;
+    if (bpf_probe_read_user(first, some * sizeof(*first), (void *)g.vectors))
+        return GATHER_FAILED;
+    bool over = false;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (!over && i < some)
+            over = gather_from(&g, s, &first[i]);
+    if (!over && count > VECTORS) {
+        g.vectors += sizeof(first);
+        count -= VECTORS;
+        if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) { /* 5.17 */
+            bpf_loop(count < 1024 ? count : 1024, gather_vector, &g, 0);
+        } else {
+            for (int i = 0; i < 32; i++)
+                if (i >= count || gather_vector(i, &g))
+                    break;
+        }
     }
     __u32 at = g.at;
     return g.failed ? at | GATHER_FAILED : at;
@@ -89,6 +125,53 @@ __noinline __u32 gather(__u32 row, __u64 vectors, __u64 count, __u64 base, __u32
 __noinline __u32 row_shape(__u32 row, __u32 copied) {
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
     return s ? shape_of(s->bytes, copied) : SHAPE_OTHER;
+}
+
+/* Hands over the record and `copied` bytes of a row. */
+static __always_inline void hand_over(struct scratch *s, struct socket_account *account, __u32 copied) {
+    __u64 size = sizeof(s->record) + copied;
+    barrier_var(size);
+    if (size > sizeof(s->record) + SOCKET_BYTES_MAX)
+        size = sizeof(s->record) + SOCKET_BYTES_MAX;
+    /* Looking how full the ring is costs as much as a piece's head. */
+    __u64 wake = account->pieces & 15 ? BPF_RB_NO_WAKEUP : wake_flags();
+    if (bpf_ringbuf_output(&socket_records, &s->record, size, wake)) {
+        tally(SOCKET_LOST, 1);
+        tally(SOCKET_LOST_BYTES, s->record.length);
+    } else {
+        account->pieces++;
+        account->copied += copied;
+    }
+}
+
+/*
+ * What the call moved behind its first `from` bytes, of `length` in all: a piece of its own. How far it went;
+ * 0: that was all.
+ */
+__noinline __u32 next_piece(__u32 row, __u32 from, __u32 length, __u32 is_last) {
+    struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
+    struct socket_account *account = bpf_map_lookup_elem(&socket_accounts, &row);
+    if (!s || !account || from >= length)
+        return 0;
+    __u32 limit = length - from;
+    if (limit > SOCKET_BYTES_MAX)
+        limit = SOCKET_BYTES_MAX;
+    __u32 copied = gather(row, from, limit), failed = copied & GATHER_FAILED;
+    copied &= ~GATHER_FAILED;
+    if (copied > SOCKET_BYTES_MAX)
+        return 0;
+    if (failed) {
+        s->record.flags |= SOCKET_UNREADABLE;
+        tally(SOCKET_FAULTS, 1);
+    }
+    bool goes_on = !is_last && copied == SOCKET_BYTES_MAX;
+    s->record.position += s->record.length;
+    s->record.length = goes_on ? copied : length - from;
+    s->record.copied = copied;
+    if (copied < s->record.length)
+        tally(SOCKET_CUT, 1);
+    hand_over(s, account, copied);
+    return goes_on ? from + copied : 0;
 }
 
 /* `length` bytes were moved, up to where the talk stands now. `buffer`: null where the call has none. */
@@ -117,7 +200,8 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
             first = limit;
         /* What may not be wanted is looked at first. */
         bool looks = in_body || c->verdict == VERDICT_UNKNOWN;
-        copied = gather(row, buffer->vectors, buffer->count, buffer->base, looks ? first : limit);
+        s->buffer = *buffer;
+        copied = gather(row, 0, looks ? first : limit);
         if (c->verdict != VERDICT_TLS)
             shape = row_shape(row, copied & ~GATHER_FAILED);
         if (c->verdict == VERDICT_UNKNOWN) {
@@ -148,7 +232,7 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
             return;
         }
         if (looks && (!in_body || shape != SHAPE_OTHER) && copied < limit)
-            copied = gather(row, buffer->vectors, buffer->count, buffer->base, limit);
+            copied = gather(row, 0, limit);
         failed = copied & GATHER_FAILED;
         copied &= ~GATHER_FAILED;
     } else if (c->verdict == VERDICT_UNKNOWN) {
@@ -172,7 +256,8 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
     __builtin_memcpy(record->comm, state->comm, sizeof(record->comm));
     record->kind = SOCKET_PIECE;
     record->direction = direction;
-    record->length = length;
+    bool goes_on = copied == SOCKET_BYTES_MAX && length > SOCKET_BYTES_MAX;
+    record->length = goes_on ? copied : length;
     record->copied = copied;
     record->position = c->position[direction] > length ? c->position[direction] - length : 0;
     if (c->verdict == VERDICT_TLS)
@@ -185,21 +270,12 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
         record->flags |= SOCKET_UNREADABLE;
         tally(SOCKET_FAULTS, 1);
     }
-    if (copied < length)
+    if (copied < record->length)
         tally(SOCKET_CUT, 1);
-
-    __u64 size = sizeof(*record) + copied;
-    barrier_var(size);
-    if (size > sizeof(*record) + SOCKET_BYTES_MAX)
-        size = sizeof(*record) + SOCKET_BYTES_MAX;
-    /* Looking how full the ring is costs as much as a piece's head. */
-    __u64 wake = account->pieces & 15 ? BPF_RB_NO_WAKEUP : wake_flags();
-    if (bpf_ringbuf_output(&socket_records, record, size, wake)) {
-        tally(SOCKET_LOST, 1);
-        tally(SOCKET_LOST_BYTES, length);
-    } else {
-        account->pieces++;
-        account->copied += copied;
-    }
-    carry_on(c, direction, shape, length, copied, s->bytes[9]);
+    __u8 status = s->bytes[9];
+    hand_over(s, account, copied);
+    __u32 from = goes_on ? copied : 0;
+    for (int i = 2; i <= SOCKET_PIECES_MAX && from; i++)
+        from = next_piece(row, from, length, i == SOCKET_PIECES_MAX);
+    carry_on(c, direction, shape, length, copied, status);
 }

@@ -2,8 +2,10 @@
 /* What passes between the socket programs and user space. */
 #pragma once
 
-/* Most bytes copied of what one call moved. */
+/* Most bytes of a piece. */
 #define SOCKET_BYTES_MAX 16384
+/* Most pieces of what one call moved, where all of it is wanted. */
+#define SOCKET_PIECES_MAX 16
 
 enum socket_record_kind {
     SOCKET_PIECE = 1, /* bytes moved */

@@ -196,7 +196,7 @@ static __always_inline bool submit_piece(struct socket_record *record, __u32 cap
                  capacity, head, buffer)
 
 /* Records of few sizes: what is reserved must be of a known one. */
-static __always_inline bool submit(const struct socket_record *head, __u64 buffer) {
+static __noinline bool reserve_and_submit(const struct socket_record *head, __u64 buffer) {
     if (head->copied <= 256)
         return SUBMIT(256);
     if (head->copied <= 1024)
@@ -204,6 +204,18 @@ static __always_inline bool submit(const struct socket_record *head, __u64 buffe
     if (head->copied <= 4096)
         return SUBMIT(4096);
     return SUBMIT(SOCKET_BYTES_MAX);
+}
+
+static __always_inline void submit(const struct socket_record *head, __u64 buffer) {
+    if (head->copied < head->length)
+        tally(SOCKET_CUT, 1);
+    if (reserve_and_submit(head, buffer)) {
+        tally(SOCKET_PIECES, 1);
+        tally(SOCKET_COPIED, head->copied);
+    } else {
+        tally(SOCKET_LOST, 1);
+        tally(SOCKET_LOST_BYTES, head->length);
+    }
 }
 
 /* `length` bytes at `buffer` went through an object. */
@@ -257,15 +269,19 @@ static __always_inline int told(const struct tls_object_key *key, __u64 buffer, 
     head.length = length;
     head.position = c->position[direction] - length;
     __u32 limit = is_in_body(c, direction) && shape == SHAPE_OTHER ? BODY_BYTES : wanted(c, direction);
-    head.copied = limit < length ? limit : length;
-    if (head.copied < length)
-        tally(SOCKET_CUT, 1);
-    if (submit(&head, buffer)) {
-        tally(SOCKET_PIECES, 1);
-        tally(SOCKET_COPIED, head.copied);
+    if (limit < SOCKET_BYTES_MAX || length <= SOCKET_BYTES_MAX) {
+        head.copied = limit < length ? limit : length;
+        submit(&head, buffer);
     } else {
-        tally(SOCKET_LOST, 1);
-        tally(SOCKET_LOST_BYTES, length);
+        __u32 left = length;
+        for (int i = 1; i <= SOCKET_PIECES_MAX && left; i++) {
+            head.copied = left < SOCKET_BYTES_MAX ? left : SOCKET_BYTES_MAX;
+            head.length = i < SOCKET_PIECES_MAX ? head.copied : left;
+            submit(&head, buffer);
+            head.position += head.length;
+            buffer += head.length;
+            left -= head.length;
+        }
     }
     carry_on(c, direction, shape, length, head.copied, first.b[9]);
     return 0;

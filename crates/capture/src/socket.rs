@@ -24,7 +24,7 @@ use types::{socket_flags as Flags, socket_record as Record, socket_tally as Tall
 
 plain!(types::socket_record, types::socket_account);
 
-/// Most bytes copied of one piece.
+/// Most bytes of one piece; a call that moved more hands over several.
 pub const BYTES_MAX: usize = 16384;
 
 /// How the probe is to be loaded.

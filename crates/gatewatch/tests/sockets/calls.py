@@ -270,6 +270,14 @@ def main():
     told.request(b"".join(request(n) for n in range(30)))
     told.respond(b"".join(response(b"") for n in range(9)))
     all.append(told)
+    for send, receive in [("write", "read"), ("writev of many", "readv"), ("sendmsg", "recvmsg")]:
+        told = Told(f"much at once by {send}")
+        for end in told.client, told.server:
+            for room in socket.SO_SNDBUF, socket.SO_RCVBUF:
+                end.setsockopt(socket.SOL_SOCKET, room, 1 << 20)
+        told.go(told.client, told.server, b"".join(request(n) for n in range(240)), send, receive, 1 << 20)
+        told.respond(response(b"much"))
+        all.append(told)
     for told in all:
         told.tell()
         told.client.close()
