@@ -47,7 +47,7 @@ static __always_inline void call_moved(struct sock *sk, struct pt_regs *regs, __
         return;
     struct user_buffer buffer;
     bool found = find_buffer(&buffer, regs, length, false);
-    piece(state, direction, length, at_ns, found ? &buffer : 0);
+    piece(state, direction, length, at_ns, found ? &buffer : 0, false);
 }
 
 SEC("tp_btf/sys_exit")

@@ -35,7 +35,7 @@ struct gathering {
     __u32 failed;
 };
 
-static long gather_vector(__u64 index, struct gathering *g) {
+static __always_inline long gather_next(__u64 index, struct gathering *g) {
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &g->row);
     struct user_iovec vector;
     __u32 at = g->at;
@@ -62,25 +62,38 @@ static long gather_vector(__u64 index, struct gathering *g) {
     return 0;
 }
 
+static long gather_vector(__u64 index, struct gathering *g) {
+    return gather_next(index, g);
+}
+
 #define GATHER_FAILED (1u << 31)
+
+static __always_inline __u32 gather_one(__u32 row, __u64 base, __u32 limit) {
+    struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
+    if (!s || limit > SOCKET_BYTES_MAX)
+        return 0;
+    return bpf_probe_read_user(s->bytes, limit, (void *)base) ? GATHER_FAILED : limit;
+}
 
 /* Copies up to `limit` bytes to the scratch row; how many, with GATHER_FAILED where more could not be read.
  */
 __noinline __u32 gather(__u32 row, __u64 vectors, __u64 count, __u64 base, __u32 limit) {
-    if (!vectors) {
-        struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
-        if (!s || limit > SOCKET_BYTES_MAX)
-            return 0;
-        return bpf_probe_read_user(s->bytes, limit, (void *)base) ? GATHER_FAILED : limit;
-    }
+    if (!vectors)
+        return gather_one(row, base, limit);
     struct gathering g = {.vectors = vectors, .row = row, .limit = limit};
-    if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) { /* 5.17 */
-        bpf_loop(count < 1024 ? count : 1024, gather_vector, &g, 0);
-    } else {
-        for (int i = 0; i < 32; i++)
-            if (i >= count || gather_vector(i, &g))
-                break;
-    }
+    bpf_loop(count < 1024 ? count : 1024, gather_vector, &g, 0);
+    __u32 at = g.at;
+    return g.failed ? at | GATHER_FAILED : at;
+}
+
+/* The same for kernels without bpf_loop (5.17), which may not even see a pointer to its callback (5.13). */
+__noinline __u32 gather_few(__u32 row, __u64 vectors, __u64 count, __u64 base, __u32 limit) {
+    if (!vectors)
+        return gather_one(row, base, limit);
+    struct gathering g = {.vectors = vectors, .row = row, .limit = limit};
+    for (int i = 0; i < 32; i++)
+        if (i >= count || gather_next(i, &g))
+            break;
     __u32 at = g.at;
     return g.failed ? at | GATHER_FAILED : at;
 }
@@ -91,9 +104,14 @@ __noinline __u32 row_shape(__u32 row, __u32 copied) {
     return s ? shape_of(s->bytes, copied) : SHAPE_OTHER;
 }
 
-/* `length` bytes were moved, up to where the talk stands now. `buffer`: null where the call has none. */
+#define GATHER(limit)                                                                                        \
+    (loops ? gather(row, buffer->vectors, buffer->count, buffer->base, limit)                                \
+           : gather_few(row, buffer->vectors, buffer->count, buffer->base, limit))
+
+/* `length` bytes were moved, up to where the talk stands now. `buffer`: null where the call has none.
+ * `loops`: the kernel has bpf_loop. */
 static __always_inline void piece(struct socket_state *state, __u32 direction, __u32 length, __u64 at_ns,
-                                  const struct user_buffer *buffer) {
+                                  const struct user_buffer *buffer, bool loops) {
     struct conversation *c = &state->talk;
     __u32 row = bpf_get_smp_processor_id() * 2 + direction;
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
@@ -117,7 +135,7 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
             first = limit;
         /* What may not be wanted is looked at first. */
         bool looks = in_body || c->verdict == VERDICT_UNKNOWN;
-        copied = gather(row, buffer->vectors, buffer->count, buffer->base, looks ? first : limit);
+        copied = GATHER(looks ? first : limit);
         if (c->verdict != VERDICT_TLS)
             shape = row_shape(row, copied & ~GATHER_FAILED);
         if (c->verdict == VERDICT_UNKNOWN) {
@@ -148,7 +166,7 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
             return;
         }
         if (looks && (!in_body || shape != SHAPE_OTHER) && copied < limit)
-            copied = gather(row, buffer->vectors, buffer->count, buffer->base, limit);
+            copied = GATHER(limit);
         failed = copied & GATHER_FAILED;
         copied &= ~GATHER_FAILED;
     } else if (c->verdict == VERDICT_UNKNOWN) {

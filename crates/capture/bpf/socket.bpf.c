@@ -58,7 +58,7 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
     bool found = find_buffer(&buffer, regs, length, true);
     if (buffer.messages)
         state->messages = 1;
-    piece(state, direction, length, at_ns, found && has_buffer ? &buffer : 0);
+    piece(state, direction, length, at_ns, found && has_buffer ? &buffer : 0, true);
     return 0;
 }
 

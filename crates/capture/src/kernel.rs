@@ -57,6 +57,12 @@ pub fn has_xdp() -> bool {
     version() >= (5, 18)
 }
 
+/// Frames can be put in at an interface (Linux 5.18).
+#[must_use]
+pub fn has_live_frames() -> bool {
+    version() >= (5, 18)
+}
+
 /// Inode of this network namespace.
 #[must_use]
 pub fn network_namespace() -> u32 {
