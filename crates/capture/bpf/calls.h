@@ -25,7 +25,8 @@ static __always_inline __s64 all_messages(__u64 array, __s64 count) {
     return all;
 }
 
-static __always_inline void call_moved(struct sock *sk, struct pt_regs *regs, __s64 length, __u32 direction) {
+static __always_inline void call_moved(struct sock *sk, struct pt_regs *regs, __s64 length, __u32 direction,
+                                       bool loops) {
     __u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
     if ((family != AF_INET && family != AF_INET6) || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
         return;
@@ -40,18 +41,17 @@ static __always_inline void call_moved(struct sock *sk, struct pt_regs *regs, __
             return;
         }
         /* The kernel gives cookies to those who ask, and this program cannot. */
-        meet(state, sk, bpf_ktime_get_ns() | 1ULL << 63, length);
+        meet(state, sk, (void *)sk, false, bpf_ktime_get_ns() | 1ULL << 63, length);
     }
     __u64 at_ns = advance(state, (void *)sk, false, direction);
     if (!at_ns)
         return;
     struct user_buffer buffer;
     bool found = find_buffer(&buffer, regs, length, false);
-    piece(state, direction, length, at_ns, found ? &buffer : 0);
+    piece(state, direction, length, at_ns, found ? &buffer : 0, loops);
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(socket_call, struct pt_regs *regs, long result) {
+static __always_inline int call_ended(struct pt_regs *regs, long result, bool loops) {
     __s64 length = result;
     __u32 flags = 0, direction;
     __s32 number = CALL_FIRST(regs);
@@ -103,6 +103,17 @@ int BPF_PROG(socket_call, struct pt_regs *regs, long result) {
         sk = socket_of((__s32)CALL_THIRD(regs));
     }
     if (sk)
-        call_moved(sk, regs, length, direction);
+        call_moved(sk, regs, length, direction, loops);
     return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(socket_call, struct pt_regs *regs, long result) {
+    return call_ended(regs, result, true);
+}
+
+/* For kernels without bpf_loop (5.17): of a call with many vectors, the first are read. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(socket_call_few, struct pt_regs *regs, long result) {
+    return call_ended(regs, result, false);
 }

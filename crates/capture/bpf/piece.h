@@ -67,7 +67,7 @@ static __always_inline long gather_from(struct gathering *g, struct scratch *s,
     return 0;
 }
 
-static long gather_vector(__u64 index, struct gathering *g) {
+static __always_inline long gather_next(__u64 index, struct gathering *g) {
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &g->row);
     struct user_iovec vector;
 
@@ -80,13 +80,13 @@ static long gather_vector(__u64 index, struct gathering *g) {
     return gather_from(g, s, &vector);
 }
 
+static long gather_vector(__u64 index, struct gathering *g) {
+    return gather_next(index, g);
+}
+
 #define GATHER_FAILED (1u << 31)
 
-/*
- * Copies what stands in a scratch row's buffer from byte `from` on to the row's bytes, up to `limit` of them;
- * how many, with GATHER_FAILED where more could not be read.
- */
-__noinline __u32 gather(__u32 row, __u32 from, __u32 limit) {
+static __always_inline __u32 gather_by(__u32 row, __u32 from, __u32 limit, bool loops) {
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
     struct user_iovec first[VECTORS];
 
@@ -109,16 +109,29 @@ __noinline __u32 gather(__u32 row, __u32 from, __u32 limit) {
     if (!over && count > VECTORS) {
         g.vectors += sizeof(first);
         count -= VECTORS;
-        if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop)) { /* 5.17 */
+        if (loops) {
             bpf_loop(count < 1024 ? count : 1024, gather_vector, &g, 0);
         } else {
             for (int i = 0; i < 32; i++)
-                if (i >= count || gather_vector(i, &g))
+                if (i >= count || gather_next(i, &g))
                     break;
         }
     }
     __u32 at = g.at;
     return g.failed ? at | GATHER_FAILED : at;
+}
+
+/*
+ * Copies what stands in a scratch row's buffer from byte `from` on to the row's bytes, up to `limit` of them;
+ * how many, with GATHER_FAILED where more could not be read.
+ */
+__noinline __u32 gather(__u32 row, __u32 from, __u32 limit) {
+    return gather_by(row, from, limit, true);
+}
+
+/* The same for kernels without bpf_loop (5.17), which may not even see a pointer to its callback (5.13). */
+__noinline __u32 gather_few(__u32 row, __u32 from, __u32 limit) {
+    return gather_by(row, from, limit, false);
 }
 
 /* What the bytes in a scratch row begin like. */
@@ -144,11 +157,7 @@ static __always_inline void hand_over(struct scratch *s, struct socket_account *
     }
 }
 
-/*
- * What the call moved behind its first `from` bytes, of `length` in all: a piece of its own. How far it went;
- * 0: that was all.
- */
-__noinline __u32 next_piece(__u32 row, __u32 from, __u32 length, __u32 is_last) {
+static __always_inline __u32 next_by(__u32 row, __u32 from, __u32 length, bool is_last, bool loops) {
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
     struct socket_account *account = bpf_map_lookup_elem(&socket_accounts, &row);
     if (!s || !account || from >= length)
@@ -156,7 +165,8 @@ __noinline __u32 next_piece(__u32 row, __u32 from, __u32 length, __u32 is_last) 
     __u32 limit = length - from;
     if (limit > SOCKET_BYTES_MAX)
         limit = SOCKET_BYTES_MAX;
-    __u32 copied = gather(row, from, limit), failed = copied & GATHER_FAILED;
+    __u32 copied = loops ? gather(row, from, limit) : gather_few(row, from, limit),
+          failed = copied & GATHER_FAILED;
     copied &= ~GATHER_FAILED;
     if (copied > SOCKET_BYTES_MAX)
         return 0;
@@ -174,9 +184,24 @@ __noinline __u32 next_piece(__u32 row, __u32 from, __u32 length, __u32 is_last) 
     return goes_on ? from + copied : 0;
 }
 
-/* `length` bytes were moved, up to where the talk stands now. `buffer`: null where the call has none. */
+/*
+ * What the call moved behind its first `from` bytes, of `length` in all: a piece of its own. How far it went;
+ * 0: that was all.
+ */
+__noinline __u32 next_piece(__u32 row, __u32 from, __u32 length, __u32 is_last) {
+    return next_by(row, from, length, is_last, true);
+}
+
+__noinline __u32 next_piece_few(__u32 row, __u32 from, __u32 length, __u32 is_last) {
+    return next_by(row, from, length, is_last, false);
+}
+
+/*
+ * `length` bytes were moved, up to where the talk stands now. `buffer`: null where the call has none.
+ * `loops`: the kernel has bpf_loop.
+ */
 static __always_inline void piece(struct socket_state *state, __u32 direction, __u32 length, __u64 at_ns,
-                                  const struct user_buffer *buffer) {
+                                  const struct user_buffer *buffer, bool loops) {
     struct conversation *c = &state->talk;
     __u32 row = bpf_get_smp_processor_id() * 2 + direction;
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
@@ -201,7 +226,8 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
         /* What may not be wanted is looked at first. */
         bool looks = in_body || c->verdict == VERDICT_UNKNOWN;
         s->buffer = *buffer;
-        copied = gather(row, 0, looks ? first : limit);
+        first = looks ? first : limit;
+        copied = loops ? gather(row, 0, first) : gather_few(row, 0, first);
         if (c->verdict != VERDICT_TLS)
             shape = row_shape(row, copied & ~GATHER_FAILED);
         if (c->verdict == VERDICT_UNKNOWN) {
@@ -232,7 +258,7 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
             return;
         }
         if (looks && (!in_body || shape != SHAPE_OTHER) && copied < limit)
-            copied = gather(row, 0, limit);
+            copied = loops ? gather(row, 0, limit) : gather_few(row, 0, limit);
         failed = copied & GATHER_FAILED;
         copied &= ~GATHER_FAILED;
     } else if (c->verdict == VERDICT_UNKNOWN) {
@@ -276,6 +302,7 @@ static __always_inline void piece(struct socket_state *state, __u32 direction, _
     hand_over(s, account, copied);
     __u32 from = goes_on ? copied : 0;
     for (int i = 2; i <= SOCKET_PIECES_MAX && from; i++)
-        from = next_piece(row, from, length, i == SOCKET_PIECES_MAX);
+        from = loops ? next_piece(row, from, length, i == SOCKET_PIECES_MAX)
+                     : next_piece_few(row, from, length, i == SOCKET_PIECES_MAX);
     carry_on(c, direction, shape, length, copied, status);
 }

@@ -48,7 +48,7 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
             tally(SOCKET_NO_STATE, 1);
             return 0;
         }
-        meet(state, sk, bpf_get_socket_cookie(sk), length);
+        meet(state, sk, tcp, true, bpf_get_socket_cookie(sk), length);
     }
     __u64 at_ns = advance(state, tcp, true, direction);
     if (!at_ns)
@@ -58,7 +58,7 @@ static __always_inline int moved(struct sock *sk, int length, __u32 direction, b
     bool found = find_buffer(&buffer, regs, length, true);
     if (buffer.messages)
         state->messages = 1;
-    piece(state, direction, length, at_ns, found && has_buffer ? &buffer : 0);
+    piece(state, direction, length, at_ns, found && has_buffer ? &buffer : 0, true);
     return 0;
 }
 

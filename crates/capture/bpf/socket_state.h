@@ -3,16 +3,24 @@
 #pragma once
 
 #include "judge.h"
-#include "pid.h"
 #include "socket.h"
 #include "syscall.h"
 
 /* Filled before the programs are loaded. */
-const volatile __u32 agent_pid_namespace;
-const volatile __u32 agent_pid;   /* as that namespace names it */
 const volatile __u32 wake_at;     /* bytes waiting in the ring at which the agent is woken */
 const volatile bool servers_only; /* HTTP is of interest where it is served */
+const volatile bool excludes;     /* some processes are left out by their names */
 const volatile bool by_calls;     /* the kernel has no tracepoints at sockets: see calls.h */
+
+/* The agent itself, as bpf_get_current_pid_tgid() tells it. */
+__u32 agent_tgid;
+
+/* The agent runs it once, whichever pid namespace it is in. */
+SEC("raw_tp")
+int socket_agent(void *ctx) {
+    agent_tgid = bpf_get_current_pid_tgid() >> 32;
+    return 0;
+}
 
 /* What is remembered of a connection, as long as its socket lives. */
 struct socket_state {
@@ -91,8 +99,10 @@ __noinline int is_left_out(void) {
         tally(SOCKET_COMPAT, 1);
         return true;
     }
-    if (pid_in_namespace(task, agent_pid_namespace) == agent_pid)
+    if (bpf_get_current_pid_tgid() >> 32 == agent_tgid)
         return true;
+    if (!excludes)
+        return false;
     BPF_CORE_READ_STR_INTO(&comm, task, group_leader, comm);
     if (bpf_map_lookup_elem(&socket_excluded, comm)) {
         tally(SOCKET_EXCLUDED, 1);

@@ -27,24 +27,24 @@ static __always_inline struct tcp_place place_of(const struct tcp_sock *tcp, boo
 }
 
 /* Bytes the program has taken out of the socket since the connection began. */
-static __always_inline __u64 received_in_all(const struct tcp_sock *tcp) {
-    __u32 waiting = BPF_CORE_READ(tcp, rcv_nxt) - BPF_CORE_READ(tcp, copied_seq);
-    return BPF_CORE_READ(tcp, bytes_received) - waiting;
+static __always_inline __u64 received_in_all(const struct tcp_sock *tcp, bool known) {
+    __u32 waiting = MEMBER(known, tcp, rcv_nxt) - MEMBER(known, tcp, copied_seq);
+    return MEMBER(known, tcp, bytes_received) - waiting;
 }
 
 /* Bytes it has put into it. */
-static __always_inline __u64 sent_in_all(const struct tcp_sock *tcp) {
-    __u32 waiting = BPF_CORE_READ(tcp, write_seq) - BPF_CORE_READ(tcp, snd_nxt);
-    return BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans) + waiting;
+static __always_inline __u64 sent_in_all(const struct tcp_sock *tcp, bool known) {
+    __u32 waiting = MEMBER(known, tcp, write_seq) - MEMBER(known, tcp, snd_nxt);
+    return MEMBER(known, tcp, bytes_sent) - MEMBER(known, tcp, bytes_retrans) + waiting;
 }
 
 /*
  * Which end this is. The caller's SYN is counted among the bytes that were acknowledged, and the answer to it
  * is not. A packet may be about to change these: then the next piece tells.
  */
-static __always_inline __u16 side_of(const struct tcp_sock *tcp) {
-    __u32 first = BPF_CORE_READ(tcp, write_seq) - (__u32)sent_in_all(tcp);
-    __u32 more = (__u32)BPF_CORE_READ(tcp, bytes_acked) - (BPF_CORE_READ(tcp, snd_una) - first);
+static __always_inline __u16 side_of(const struct tcp_sock *tcp, bool known) {
+    __u32 first = MEMBER(known, tcp, write_seq) - (__u32)sent_in_all(tcp, known);
+    __u32 more = (__u32)MEMBER(known, tcp, bytes_acked) - (MEMBER(known, tcp, snd_una) - first);
     return more == 0 ? SOCKET_CALLED : more == 1 ? SOCKET_CALLER : 0;
 }
 
@@ -54,13 +54,14 @@ static __always_inline void copy_address(__u8 *to, __be32 address) {
     __builtin_memcpy(to + 12, &address, 4);
 }
 
-static __always_inline void find_ends(struct socket_ends *ends, const struct sock *sk) {
-    ends->network_namespace = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-    ends->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
-    ends->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
-    if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET) {
-        copy_address(ends->local, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
-        copy_address(ends->remote, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+static __always_inline void find_ends(struct socket_ends *ends, const struct sock *sk, bool known) {
+    ends->network_namespace =
+        known ? sk->__sk_common.skc_net.net->ns.inum : BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+    ends->local_port = MEMBER(known, sk, __sk_common.skc_num);
+    ends->remote_port = bpf_ntohs(MEMBER(known, sk, __sk_common.skc_dport));
+    if (MEMBER(known, sk, __sk_common.skc_family) == AF_INET) {
+        copy_address(ends->local, MEMBER(known, sk, __sk_common.skc_rcv_saddr));
+        copy_address(ends->remote, MEMBER(known, sk, __sk_common.skc_daddr));
     } else {
         BPF_CORE_READ_INTO(&ends->local, sk, __sk_common.skc_v6_rcv_saddr);
         BPF_CORE_READ_INTO(&ends->remote, sk, __sk_common.skc_v6_daddr);
@@ -68,22 +69,22 @@ static __always_inline void find_ends(struct socket_ends *ends, const struct soc
 }
 
 /* A socket that moved `length` bytes is met: its streams stand at what it tells. */
-static __always_inline void meet(struct socket_state *state, const struct sock *sk, __u64 cookie,
-                                 __u32 length) {
-    const struct tcp_sock *tcp = (const void *)sk;
+static __always_inline void meet(struct socket_state *state, const struct sock *sk,
+                                 const struct tcp_sock *tcp, bool known, __u64 cookie, __u32 length) {
     struct conversation *c = &state->talk;
 
     state->cookie = cookie;
     state->met_ns = bpf_ktime_get_ns();
-    c->position[SOCKET_RECEIVED] = received_in_all(tcp);
-    c->position[SOCKET_SENT] = sent_in_all(tcp);
-    state->sequence[SOCKET_RECEIVED] = BPF_CORE_READ(tcp, copied_seq);
-    state->sequence[SOCKET_SENT] = BPF_CORE_READ(tcp, write_seq);
-    find_ends(&state->ends, sk);
+    c->position[SOCKET_RECEIVED] = received_in_all(tcp, known);
+    c->position[SOCKET_SENT] = sent_in_all(tcp, known);
+    state->sequence[SOCKET_RECEIVED] = MEMBER(known, tcp, copied_seq);
+    state->sequence[SOCKET_SENT] = MEMBER(known, tcp, write_seq);
+    find_ends(&state->ends, sk, known);
     if (c->position[SOCKET_RECEIVED] + c->position[SOCKET_SENT] > length)
         c->flags |= SOCKET_JOINED;
     c->looks = c->flags & SOCKET_JOINED ? JOINED_LOOKS : 1;
-    if (!BPF_CORE_READ(sk, sk_socket, file) || is_left_out()) /* the first: it is the kernel's own */
+    bool has_file = known ? sk->sk_socket->file != 0 : BPF_CORE_READ(sk, sk_socket, file) != 0;
+    if (!has_file || is_left_out()) /* the first: it is the kernel's own */
         c->verdict = VERDICT_IGNORED;
 }
 
@@ -102,7 +103,7 @@ static __always_inline __u64 advance(struct socket_state *state, const struct tc
     c->position[direction] += (__s32)(sequence - state->sequence[direction]);
     state->sequence[direction] = sequence;
     if (!(c->flags & (SOCKET_CALLED | SOCKET_CALLER)))
-        c->flags |= side_of(tcp);
+        c->flags |= side_of(tcp, known);
     if (c->verdict == VERDICT_TLS) {
         tell_tls(state, direction);
         if (!c->run[direction])

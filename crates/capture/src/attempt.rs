@@ -12,7 +12,7 @@ use std::{
 };
 
 use libbpf_rs::{
-    AsRawLibbpf as _, Link, ProgramImpl, libbpf_sys,
+    AsRawLibbpf as _, Link, ProgramImpl, TracepointCategory, libbpf_sys,
     skel::{OpenSkel, Skel as _, SkelBuilder},
 };
 
@@ -52,6 +52,8 @@ pub enum Tier {
     Alone,
     /// Others translate before us: the system call's own tracepoint tells.
     SystemCall,
+    /// Others translate before us, and the tracepoint is not to be had: the address is the one they chose.
+    Behind,
     /// No program could be attached to the control groups: what fails before a socket begins is not seen, and the address
     /// is the one a socket load balancer chose.
     Socket,
@@ -65,6 +67,7 @@ impl Tier {
             Self::First => "cgroup-first",
             Self::Alone => "cgroup",
             Self::SystemCall => "cgroup-and-system-call",
+            Self::Behind => "cgroup-behind-others",
             Self::Socket => "socket-state",
         }
     }
@@ -130,16 +133,26 @@ impl AttemptProbe {
         let progs = &skel.progs;
         // The end first: an attempt is never seen to begin without a chance to see its end.
         let mut links = vec![progs.attempt_state.attach_raw_tracepoint("inet_sock_set_state").map_err(load)?];
+        let mut why = String::new();
         if let Some(hierarchy) = hierarchy {
             if kernel::version() >= (5, 9) {
                 links.push(hierarchy.attach(&progs.attempt_release, false).map_err(load)?);
             }
             if assisted {
                 let point = |program: &ProgramImpl<'_, libbpf_rs::Mut>, name| {
-                    program.attach_tracepoint(libbpf_rs::TracepointCategory::Syscalls, name)
+                    program.attach_tracepoint(TracepointCategory::Syscalls, name)
                 };
-                links.push(point(&progs.attempt_call, "sys_enter_connect").map_err(load)?);
-                links.push(point(&progs.attempt_called, "sys_exit_connect").map_err(load)?);
+                // What is left of a call must go, or the thread's next one would be told by it.
+                let both = point(&progs.attempt_called, "sys_exit_connect")
+                    .and_then(|end| Ok([end, point(&progs.attempt_call, "sys_enter_connect")?]));
+                match both {
+                    Ok(both) => links.extend(both),
+                    Err(error) => {
+                        why = format!(
+                            "other programs choose addresses before this one, and the tracepoint of the system call is not to be had: mount tracefs at /sys/kernel/tracing ({error:#})"
+                        );
+                    }
+                }
             }
             for program in [&progs.attempt_connect4, &progs.attempt_connect6] {
                 links.push(hierarchy.attach(program, preorder).map_err(load)?);
@@ -148,10 +161,11 @@ impl AttemptProbe {
         let tier = match (hierarchy, preorder, assisted) {
             (None, ..) => Tier::Socket,
             (_, true, _) => Tier::First,
-            (_, _, true) => Tier::SystemCall,
+            (_, _, true) if why.is_empty() => Tier::SystemCall,
+            (_, _, true) => Tier::Behind,
             (_, _, false) => Tier::Alone,
         };
-        Ok(Self { ring, _links: links, skel, tier, why: String::new() })
+        Ok(Self { ring, _links: links, skel, tier, why })
     }
 
     /// How the address is learnt.

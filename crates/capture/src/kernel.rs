@@ -29,6 +29,12 @@ pub fn has_cookies() -> bool {
     version() >= (5, 15)
 }
 
+/// Programs can loop as long as user space says (Linux 5.17).
+#[must_use]
+pub fn has_loop() -> bool {
+    version() >= (5, 17)
+}
+
 /// Programs can be attached to interfaces by TCX links (Linux 6.6).
 #[must_use]
 pub fn has_tcx() -> bool {
@@ -54,6 +60,12 @@ pub fn return_probes_are_safe() -> bool {
 /// XDP programs can be attached by links (Linux 5.9) and read what does not lie in one piece (5.18).
 #[must_use]
 pub fn has_xdp() -> bool {
+    version() >= (5, 18)
+}
+
+/// Frames can be put in at an interface (Linux 5.18).
+#[must_use]
+pub fn has_live_frames() -> bool {
     version() >= (5, 18)
 }
 

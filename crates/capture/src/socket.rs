@@ -7,7 +7,7 @@ use std::{
 };
 
 use libbpf_rs::{
-    Link, MapCore, MapFlags, ProgramAttachType,
+    Link, MapCore, MapFlags, ProgramAttachType, ProgramInput,
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 
@@ -34,8 +34,6 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Names of processes (as in `/proc/PID/comm`) whose connections are left out. Our own process always is.
     pub exclude_comms: Vec<String>,
-    /// Inode of the pid namespace in which this process knows its own number; 0: its own.
-    pub pid_namespace: u32,
     /// HTTP of the ends that call is left out: each request is seen where it is received.
     pub servers_only: bool,
     /// Connections within TLS that are known at once; above it, the longest silent are forgotten.
@@ -50,7 +48,6 @@ impl Default for Settings {
         Self {
             ring_bytes: 8 << 20,
             exclude_comms: Vec::new(),
-            pid_namespace: 0,
             servers_only: false,
             tls_connections: 16384,
             by_calls: false,
@@ -273,7 +270,8 @@ impl SocketProbe {
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = SocketSkelBuilder::default().open(storage).map_err(load)?;
         let by_calls = settings.by_calls || !kernel::has_socket_tracepoints();
-        open.progs.socket_call.set_autoload(by_calls);
+        open.progs.socket_call.set_autoload(by_calls && kernel::has_loop());
+        open.progs.socket_call_few.set_autoload(by_calls && !kernel::has_loop());
         open.progs.socket_sent.set_autoload(!by_calls);
         open.progs.socket_received.set_autoload(!by_calls);
         let maps = &mut open.maps;
@@ -285,12 +283,8 @@ impl SocketProbe {
         }
         if let Some(rodata) = &mut open.maps.rodata_data {
             rodata.by_calls = by_calls;
-            rodata.agent_pid = std::process::id();
+            rodata.excludes = !settings.exclude_comms.is_empty();
             rodata.servers_only = settings.servers_only;
-            rodata.agent_pid_namespace = match settings.pid_namespace {
-                0 => kernel::pid_namespace(),
-                inode => inode,
-            };
             rodata.wake_at = settings.ring_bytes / 8;
         }
         open.maps.socket_records.set_max_entries(settings.ring_bytes).map_err(load)?;
@@ -322,6 +316,8 @@ impl SocketProbe {
                 .update(&comm, &1u32.to_ne_bytes(), MapFlags::ANY)
                 .map_err(map_error("leave a process out (at most 256 names)"))?;
         }
+        // Our own sockets are left out: this tells the programs who we are.
+        skel.progs.socket_agent.test_run(ProgramInput::default()).map_err(load)?;
         let ring = Ring::new(&skel.maps.socket_records).map_err(load)?;
         Ok(Self { ring, links: Vec::new(), rows, by_calls, skel })
     }
@@ -339,7 +335,8 @@ impl SocketProbe {
         // The ends first, so that none is missed of what is begun.
         let mut programs = vec![&progs.socket_state_changed, &progs.socket_destroyed];
         match self.by_calls {
-            true => programs.push(&progs.socket_call),
+            true if kernel::has_loop() => programs.push(&progs.socket_call),
+            true => programs.push(&progs.socket_call_few),
             false => programs.extend([&progs.socket_sent, &progs.socket_received]),
         }
         self.links = programs
@@ -415,6 +412,7 @@ impl SocketProbe {
             ("socket_received", &progs.socket_received),
             ("socket_sent", &progs.socket_sent),
             ("socket_call", &progs.socket_call),
+            ("socket_call_few", &progs.socket_call_few),
             ("socket_state_changed", &progs.socket_state_changed),
             ("socket_destroyed", &progs.socket_destroyed),
             ("tls_enter", &progs.tls_enter),

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use memchr::memmem;
 use object::{Architecture, Object, ObjectSegment, ObjectSymbol, ReadCache};
 
 use crate::{
@@ -150,7 +151,14 @@ pub fn inspect(path: &Path) -> Option<TlsFile> {
     let cache = ReadCache::new(opened);
     let file = object::File::parse(&cache).ok()?;
     let mut found = BTreeMap::new();
-    for symbol in file.dynamic_symbols().chain(file.symbols()) {
+    // Few files name any of the functions: their strings are searched at once, not symbol by symbol.
+    let names_one = |section: &str| {
+        let strings = file.section_by_name(section).and_then(|section| section.data().ok()).unwrap_or_default();
+        ["SSL_", "crypto/tls."].iter().any(|name| memmem::find(strings, name.as_bytes()).is_some())
+    };
+    let dynamic = names_one(".dynstr").then(|| file.dynamic_symbols());
+    let own = names_one(".strtab").then(|| file.symbols());
+    for symbol in dynamic.into_iter().flatten().chain(own.into_iter().flatten()) {
         let (Ok(name), address) = (symbol.name(), symbol.address()) else { continue };
         let Some((_, call)) = FUNCTIONS.into_iter().find(|(function, _)| *function == name) else { continue };
         if address != 0 && symbol.is_definition() {

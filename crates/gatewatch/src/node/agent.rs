@@ -96,14 +96,17 @@ impl Agent {
             now,
             &format!("gatewatch {version} watches this node; metrics at {}", config.listen.0),
         );
-        if let Some(probe) = &probe
-            && probe.tier() == Tier::Socket
-        {
-            let text = format!(
-                "attempts that fail before a packet is sent are not seen, nor the addresses a socket load balancer translates: {}",
-                probe.why()
-            );
-            log.say(Level::Warn, now, &text);
+        if let Some(probe) = &probe {
+            let less = match probe.tier() {
+                Tier::Socket => {
+                    "attempts that fail before a packet is sent are not seen, nor the addresses a socket load balancer translates"
+                }
+                Tier::Behind => "attempts are told by the address that a socket load balancer translates to",
+                Tier::First | Tier::Alone | Tier::SystemCall => "",
+            };
+            if !less.is_empty() {
+                log.say(Level::Warn, now, &format!("{less}: {}", probe.why()));
+            }
         }
         if !config.node.attempts.enabled && !config.node.requests.enabled {
             log.say(Level::Warn, now, "nothing is watched: ENABLE_L4 and ENABLE_L7_HTTP are both off");

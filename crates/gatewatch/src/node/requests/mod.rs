@@ -6,7 +6,10 @@ mod tls;
 use std::collections::{HashMap, hash_map::Entry};
 
 use anyhow::Result;
-use gatewatch_capture::socket::{self, ConnectionId, Event, SocketProbe, Tallies};
+use gatewatch_capture::{
+    kernel,
+    socket::{self, ConnectionId, Event, SocketProbe, Tallies},
+};
 use gatewatch_config::{Config, RequestSource};
 use gatewatch_decode::{
     comm,
@@ -38,6 +41,8 @@ pub struct Requests {
     /// What is counted.
     pub count: Count,
     tls: Option<Tls>,
+    /// To be said once.
+    notes: Vec<String>,
     /// Connections not followed because there were too many.
     pub turned_away: u64,
 }
@@ -59,13 +64,20 @@ impl Requests {
         let wanted = &config.node.requests;
         let mut probe = SocketProbe::load(&socket::Settings {
             exclude_comms: wanted.exclude_comms.clone(),
-            pid_namespace,
             servers_only: true,
             ring_bytes: RING_BYTES,
             ..socket::Settings::default()
         })?;
         probe.attach()?;
-        let tls = if wanted.tls { Some(Tls::new(pid_namespace)?) } else { None };
+        let mut notes = Vec::new();
+        let tls = match wanted.tls {
+            true if kernel::has_cookies() => Some(Tls::new(pid_namespace)?),
+            true => {
+                notes.push("requests within TLS are not read, those in the clear are: Linux 5.15 or newer is needed for TLS, or set node.requests.tls: false".to_owned());
+                None
+            }
+            false => None,
+        };
         let health = match wanted.filter_health_checks {
             true => HealthChecks::new(wanted.health_check_paths.iter().map(String::as_str)),
             false => HealthChecks::off(),
@@ -83,6 +95,7 @@ impl Requests {
             decoder: Decoder::new(settings::masker(config)?, HELD_MAX),
             count: Count::new(bounds, health, wanted.source == RequestSource::Workload),
             tls,
+            notes,
             turned_away: 0,
         })
     }
@@ -139,9 +152,13 @@ impl Requests {
         count.forget(now_ns);
     }
 
-    /// Attaches to where TLS was found; what could not be attached to.
+    /// Attaches to where TLS was found; what is to be said of it.
     pub fn attach_tls(&mut self) -> Vec<String> {
-        self.tls.as_mut().map(|tls| tls.attach(&mut self.probe)).unwrap_or_default()
+        let mut notes = std::mem::take(&mut self.notes);
+        if let Some(tls) = &mut self.tls {
+            notes.append(&mut tls.attach(&mut self.probe));
+        }
+        notes
     }
 
     /// Files in which TLS is read.
