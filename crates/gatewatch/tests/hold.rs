@@ -154,6 +154,34 @@ fn the_first_request_is_answered_iptables() {
     first_request(&Node::with("h2", Rules::Iptables, Reject::Port));
 }
 
+/// By an address of the node itself, where the refusal comes from the node's own stack.
+#[test]
+fn the_first_request_by_a_node_port() {
+    let _turn = Turn::shared();
+    for rules in [Rules::Nftables, Rules::Iptables] {
+        let node = Node::with("port", rules, Reject::Port);
+        let (client, server) = (node.client_pod("c"), node.server_pod("s", 8080));
+        let agent = Agent::on(&node, Settings::default());
+        for (any, ip) in [("0.0.0.0", "192.0.2.1"), ("::", "fd00:2::1")] {
+            let service = node.service(any, 30_080);
+            let address = SocketAddr::new(ip.parse().unwrap(), 30_080);
+            let refused = ask(&client, address).join().unwrap().0.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            agent.holds(&[address], LIMIT);
+            let asked = ask(&client, address);
+            agent.until("the SYN is held", |counts| counts.waiting == 1);
+            thread::sleep(Duration::from_millis(400));
+            assert!(!asked.is_finished());
+            service.endpoints(&[&server]);
+            let ready = Instant::now();
+            agent.ready(address);
+            let (answer, at) = asked.join().unwrap();
+            assert_eq!(answer.unwrap(), ANSWER);
+            assert!(at - ready < Duration::from_millis(200), "{rules:?} {address}: {:?}", at - ready);
+        }
+    }
+}
+
 #[test]
 fn rules_that_come_after_readiness() {
     let _turn = Turn::shared();
