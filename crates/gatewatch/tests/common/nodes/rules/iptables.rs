@@ -89,9 +89,10 @@ fn rules(six: bool, service: SocketAddr, endpoints: &[SocketAddr]) -> String {
     };
     for (i, endpoint) in endpoints.iter().enumerate() {
         let (sep, left) = (chain("SEP", &[service, *endpoint]), endpoints.len() - i);
-        let chance = (left > 1)
-            .then(|| format!("-m statistic --mode random --probability {:.10} ", 1.0 / left as f64))
-            .unwrap_or_default();
+        let chance = match left {
+            1 => String::new(),
+            _ => format!("-m statistic --mode random --probability {:.10} ", 1.0 / left as f64),
+        };
         let _ = writeln!(
             text,
             "-A {svc} {chance}-j {sep}\n-A {sep} -s {} -j KUBE-MARK-MASQ\n-A {sep} -p tcp -m tcp -j DNAT --to-destination {endpoint}",
