@@ -671,12 +671,6 @@ fn a_thousand_first_requests_nftables() {
 }
 
 #[test]
-fn a_thousand_first_requests_one_after_another() {
-    let _turn = Turn::alone();
-    a_thousand_first_requests(Rules::Nftables, 1);
-}
-
-#[test]
 fn a_thousand_first_requests_iptables() {
     let _turn = Turn::alone();
     a_thousand_first_requests(Rules::Iptables, 50);
