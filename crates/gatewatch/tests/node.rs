@@ -258,6 +258,14 @@ fn the_very_first_request_of_a_service_at_zero_is_answered() {
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(after < Duration::from_secs(1), "{after:?}");
 
+    // A caller in the node's own network cannot be held, and is told of.
+    let unheld = node.inside(|| request("10.96.0.40:80".parse().unwrap(), Duration::from_secs(15)));
+    assert_eq!(unheld.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    let of_host = [("reason", "host_network")];
+    agent.wait_metrics(SOON, "it is counted", |metrics| {
+        metrics.sum("gatewatch_hold_unheld_total", &of_host) == 1
+    });
+
     let waiting = asked("10.96.0.40:80");
     thread::sleep(Duration::from_millis(700));
     assert!(!waiting.is_finished(), "the refusal is held back");
@@ -272,7 +280,8 @@ fn the_very_first_request_of_a_service_at_zero_is_answered() {
     let metrics = agent.wait_metrics(SOON, "it was connected by the hold", |metrics| {
         metrics.sum("gatewatch_hold_connected_total", &[]) == 1
     });
-    assert_eq!(attempts(&metrics, &to("cart", "")), 1);
+    assert_eq!(attempts(&metrics, &to("cart", "")), 2);
+    assert_eq!(metrics.sum("gatewatch_hold_unheld_total", &[]), 1);
 }
 
 /// docs/metrics-node.md has a row for each family that is exposed, and no other.

@@ -312,6 +312,11 @@ impl Directory {
         self.nodes.at(ip.to_canonical())
     }
 
+    /// The addresses of all nodes, in no order.
+    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.nodes.addresses()
+    }
+
     /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.all()

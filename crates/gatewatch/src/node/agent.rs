@@ -1,6 +1,11 @@
 //! The node's hot loop: drains what the kernel programs saw, names it, counts it.
 
-use std::{collections::HashSet, os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    os::{fd::AsFd as _, linux::fs::MetadataExt as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use gatewatch_capture::{
@@ -9,7 +14,7 @@ use gatewatch_capture::{
 };
 use gatewatch_config::Config;
 use gatewatch_decode::attempt::{Told, told};
-use gatewatch_event::{Attempt, AttemptEnd};
+use gatewatch_event::{Attempt, AttemptEnd, Outcome};
 use gatewatch_export::{
     log::{Level, Log},
     node::{Number, Snapshot, http::Exchange},
@@ -59,8 +64,10 @@ pub struct Agent {
     ends: Ends,
     log: Log,
     hold: Option<Hold>,
-    /// What it was told last.
+    /// What it was told last, by address.
     held: Vec<Wanted>,
+    /// That callers in the node's own network are not held was said.
+    unheld_told: bool,
     requests: Option<Requests>,
     kept_house_ns: u64,
     /// What was seen before the cluster was known; `None`: it is.
@@ -76,6 +83,10 @@ struct Counts {
     excluded: u64,
     reported: u64,
     malformed: u64,
+    /// The network namespace where the hold's programs are attached, the node's own.
+    own_namespace: u32,
+    /// Attempts from there that were refused, though their Service asks for the hold.
+    unheld: u64,
 }
 
 impl Agent {
@@ -137,6 +148,8 @@ impl Agent {
                 excluded: 0,
                 reported: 0,
                 malformed: 0,
+                own_namespace: network_namespace(),
+                unheld: 0,
             },
             ends,
             log,
@@ -144,6 +157,7 @@ impl Agent {
             unnamed,
             hold,
             held: Vec::new(),
+            unheld_told: false,
             requests,
             began_ns: clock::monotonic(),
             knew: false,
@@ -214,7 +228,7 @@ impl Agent {
             }
         }
         if let Some(hold) = &self.hold {
-            if !news.services.is_empty() {
+            if news.nodes || !news.services.is_empty() {
                 // Most Services ask for no hold: what is new of them is not told.
                 let wanted = cluster.wanted_holds();
                 if wanted != self.held {
@@ -246,22 +260,29 @@ impl Agent {
     /// Counts what was seen before there were names.
     fn name_what_waits(&mut self) {
         for told in self.unnamed.take().into_iter().flatten() {
-            self.counts.take(told, &mut self.ends);
+            self.counts.take(told, &mut self.ends, &self.held);
         }
     }
 
     fn drain(&mut self) -> usize {
         let cluster = self.ends.cluster.as_ref();
         let pieces = self.requests.as_mut().map_or(0, |requests| requests.drain(clock::monotonic(), cluster));
-        pieces + self.drain_attempts()
+        let attempts = self.drain_attempts();
+        if self.counts.unheld > 0 && !self.unheld_told {
+            self.unheld_told = true;
+            let text = "a first request was refused though its Service asks for the hold: a caller in the node's own network (hostNetwork) cannot be held; gatewatch_hold_unheld_total counts them";
+            self.log.say(Level::Warn, clock::realtime(), text);
+        }
+        pieces + attempts
     }
 
     fn drain_attempts(&mut self) -> usize {
         let Some(probe) = &self.probe else { return 0 };
         let (counts, ends, unnamed) = (&mut self.counts, &mut self.ends, &mut self.unnamed);
+        let held = &self.held;
         probe.drain(|record| match (told(record), &mut *unnamed) {
             (Some(told), Some(unnamed)) if unnamed.len() < UNNAMED_MAX => unnamed.push(told),
-            (Some(told), _) => counts.take(told, ends),
+            (Some(told), _) => counts.take(told, ends, held),
             (None, _) => counts.malformed += 1,
         })
     }
@@ -301,17 +322,26 @@ impl Agent {
             publish::requests(&mut snapshot, requests);
         }
         if let Some(hold) = &self.hold {
-            publish::hold(&mut snapshot, &hold.counts());
+            publish::hold(&mut snapshot, &hold.counts(), self.counts.unheld);
         }
         snapshot
     }
 }
 
+/// The inode of this process's; 0: not to be seen.
+fn network_namespace() -> u32 {
+    let inode = std::fs::metadata("/proc/self/ns/net").map(|meta| meta.st_ino());
+    inode.ok().and_then(|inode| u32::try_from(inode).ok()).unwrap_or_default()
+}
+
 impl Counts {
-    fn take(&mut self, told: Told, ends: &mut Ends) {
+    fn take(&mut self, told: Told, ends: &mut Ends, held: &[Wanted]) {
         match told {
             Told::Began(attempt) => self.began(&attempt, ends),
-            Told::Ended(end) => self.ended(&end, ends.cluster.as_ref()),
+            Told::Ended(end) => {
+                self.unheld += u64::from(self.is_unheld(&end, held));
+                self.ended(&end, ends.cluster.as_ref());
+            }
         }
     }
 
@@ -329,6 +359,16 @@ impl Counts {
             board.called(&callee.namespace, &callee.service, 1, at_ns);
         }
         self.demand.called(callee, &attempt.caller.comm, attempt.at_ns);
+    }
+
+    /// Refused to a caller that the hold cannot reach: its packets pass no pod's interface.
+    fn is_unheld(&self, end: &AttemptEnd, held: &[Wanted]) -> bool {
+        let asked = end.attempt.asked;
+        end.outcome == Outcome::Refused
+            && end.attempt.caller.network_namespace == self.own_namespace
+            && held
+                .binary_search_by_key(&asked, |wanted| wanted.address)
+                .is_ok_and(|at| held.get(at).is_some_and(|wanted| !wanted.ready))
     }
 
     fn ended(&mut self, end: &AttemptEnd, cluster: Option<&Cluster>) {

@@ -1,6 +1,7 @@
 //! What the hot loop knows of the cluster.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     os::linux::fs::MetadataExt as _,
     sync::Arc,
@@ -11,8 +12,8 @@ use gatewatch_config::{Config, Mode};
 use gatewatch_event::Attempt;
 use gatewatch_export::node;
 use gatewatch_identity::{
-    change::Change,
-    directory::{Destination, Directory, Limits, ServiceKey},
+    change::{Change, Kind},
+    directory::{Destination, Directory, Limits, Service, ServiceKey},
     watch::{self, WatchSettings},
 };
 use gatewatch_insight::demand::Callee;
@@ -24,6 +25,8 @@ use super::{bell::Bell, hold::Wanted};
 const WAITING: usize = 4096;
 /// Changes taken at once: attempts are waiting, too.
 const BATCH: usize = 8192;
+/// Node ports held at most, each counted at each node's address: half of what the kernel programs have room for.
+const NODE_PORTS: usize = 4096;
 
 /// The cluster, as far as it is known.
 pub struct Cluster {
@@ -38,6 +41,8 @@ pub struct Cluster {
 pub struct News {
     /// Services that came, went or changed.
     pub services: Vec<ServiceKey>,
+    /// Nodes may have come, gone or changed.
+    pub nodes: bool,
     /// For the log.
     pub notices: Vec<String>,
     /// There may be more at once.
@@ -90,6 +95,8 @@ impl Cluster {
         let mut news = News::default();
         for taken in 0..=BATCH {
             let Ok(change) = self.changes.try_recv() else { break };
+            news.nodes |=
+                matches!(change, Change::Node(_) | Change::NodeGone(_) | Change::Complete(Kind::Node));
             if let Change::Notice(text) = change {
                 news.notices.push(text);
             } else {
@@ -136,27 +143,7 @@ impl Cluster {
 
     /// The addresses whose Services ask for the first request's hold.
     pub fn wanted_holds(&self) -> Vec<Wanted> {
-        let held = |service: &gatewatch_identity::directory::Service| {
-            let limit = service.hold.unwrap_or_default();
-            let ready = service.ready_endpoints > 0;
-            let ports: Vec<u16> =
-                service.ports.iter().filter(|port| port.tcp).map(|port| port.port).collect();
-            let ips = service.cluster_ips.iter().chain(&service.external_ips);
-            let at = |ip: &IpAddr| {
-                let ip = *ip;
-                ports
-                    .iter()
-                    .map(move |port| Wanted { address: (ip, *port).into(), limit, ready })
-                    .collect::<Vec<_>>()
-            };
-            ips.flat_map(at).collect::<Vec<_>>()
-        };
-        let asks = |service: &&gatewatch_identity::directory::Service| {
-            service.hold.is_some_and(|limit| limit > Duration::ZERO)
-        };
-        let mut wanted: Vec<_> = self.directory.services().filter(asks).flat_map(held).collect();
-        wanted.sort_unstable_by_key(|wanted| wanted.address);
-        wanted
+        holds(&self.directory)
     }
 
     /// For the metrics.
@@ -171,6 +158,33 @@ impl Cluster {
             pods: size.pods,
         }
     }
+}
+
+/// The addresses whose Services ask for the hold: cluster, external and load balancer IPs, and node ports at all nodes.
+fn holds(directory: &Directory) -> Vec<Wanted> {
+    let asks = |service: &&Service| service.hold.is_some_and(|limit| limit > Duration::ZERO);
+    let (mut wanted, mut node_ports) = (Vec::new(), Vec::new());
+    for service in directory.services().filter(asks) {
+        let (limit, ready) = (service.hold.unwrap_or_default(), service.ready_endpoints > 0);
+        let at = |ip: IpAddr, port| Wanted { address: (ip, port).into(), limit, ready };
+        for port in service.ports.iter().filter(|port| port.tcp) {
+            let ips = service.cluster_ips.iter().chain(&service.external_ips);
+            wanted.extend(ips.map(|ip| at(*ip, port.port)));
+            if port.node_port != 0 {
+                node_ports.push((port.node_port, limit, ready));
+            }
+        }
+    }
+    let nodes: BTreeSet<IpAddr> = directory.node_addresses().collect();
+    if nodes.len().saturating_mul(node_ports.len()) <= NODE_PORTS {
+        let at = |ip: IpAddr| {
+            let held = move |&(port, limit, ready)| Wanted { address: (ip, port).into(), limit, ready };
+            node_ports.iter().map(held)
+        };
+        wanted.extend(nodes.into_iter().flat_map(at));
+    }
+    wanted.sort_unstable_by_key(|wanted| wanted.address);
+    wanted
 }
 
 /// A Service's series, by its name.
@@ -188,3 +202,7 @@ fn callee(destination: Destination) -> Callee {
         pod: pod.as_ref().map(|pod| Arc::clone(&pod.name)).unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

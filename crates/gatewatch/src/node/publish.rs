@@ -37,12 +37,19 @@ pub fn probe(snapshot: &mut Snapshot, maps: Vec<MapMemory>, programs: Vec<(&'sta
 }
 
 /// Adds what the first request's hold did.
-pub fn hold(snapshot: &mut Snapshot, counts: &Counts) {
+/// `unheld`: attempts it could not reach, as they came from the node's own network.
+pub fn hold(snapshot: &mut Snapshot, counts: &Counts, unheld: u64) {
     let number = |name, help, value: u64| Number { name, help, label: None, value: exact(value) };
     snapshot.counters.extend([
         number("hold_connected", "Held attempts that were connected.", counts.connected),
         number("hold_expired", "Held attempts that reached their limit, and were refused.", counts.expired),
         number("hold_gave_up", "Held attempts whose client waited no longer.", counts.gave_up),
+        Number {
+            name: "hold_unheld",
+            help: "Attempts that were refused, for they could not be held.",
+            label: Some(("reason", "host_network".to_owned())),
+            value: exact(unheld),
+        },
         number("hold_replays", "SYNs sent once more.", counts.replays),
         number("hold_replay_failures", "Those the kernel did not take.", counts.replay_failures),
     ]);

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     thread,
@@ -19,14 +19,15 @@ use nix::sched::{CloneFlags, setns};
 use super::{SOON, net::ip, run, text, wait_until};
 
 mod rules;
+use rules::{Endpoints, Proxy};
 pub use rules::{Reject, Rules};
 
 /// A node: a network namespace that forwards between its pods. Deleted, with its pods, when dropped.
 pub struct Node {
     name: String,
     ns: Namespace,
-    rules: Rules,
-    reject: Reject,
+    /// kube-proxy, of each family.
+    proxies: [Mutex<Proxy>; 2],
     pods: AtomicU16,
 }
 
@@ -90,9 +91,9 @@ impl Node {
         ] {
             ns.ip(words);
         }
-        let node = Self { name: name.to_owned(), ns, rules, reject, pods: AtomicU16::new(0) };
-        node.ns.apply(rules.program(), &rules.base(reject));
-        node
+        let proxies = [false, true].map(|six| Proxy::new(rules, reject, six));
+        proxies.iter().for_each(|proxy| ns.apply(proxy.program(), &proxy.base()));
+        Self { name: name.to_owned(), ns, proxies: proxies.map(Mutex::new), pods: AtomicU16::new(0) }
     }
 
     /// Its network namespace's name, for `ip netns`.
@@ -151,7 +152,7 @@ impl Node {
         ServerPod { pod, port, served, over }
     }
 
-    /// A Service without endpoints.
+    /// A Service without endpoints; at `0.0.0.0` or `::`, `port` is a node port, at all of the node's addresses.
     pub fn service(&self, address: &str, port: u16) -> Service<'_> {
         let service = Service { node: self, address: SocketAddr::new(address.parse().unwrap(), port) };
         service.without_endpoints();
@@ -160,15 +161,29 @@ impl Node {
 
     /// Many Services without endpoints, in one step.
     pub fn services(&self, addresses: &[SocketAddr]) -> Vec<Service<'_>> {
-        let text: String = addresses.iter().map(|a| self.rules.without(*a, self.reject)).collect();
-        self.ns.apply(self.rules.program(), &text);
+        self.sync(addresses.iter().map(|address| (*address, Some(Vec::new()))).collect());
         addresses.iter().map(|address| Service { node: self, address: *address }).collect()
     }
 
     /// Connections to these go to those servers from now on, in one step.
     pub fn endpoints<'a>(&self, of: impl Iterator<Item = (&'a Service<'a>, &'a [&'a ServerPod])>) {
-        let text: String = of.map(|(service, servers)| service.rules(servers)).collect();
-        self.ns.apply(self.rules.program(), &text);
+        self.sync(of.map(|(service, servers)| service.with(servers)).collect());
+    }
+
+    /// One transaction of each family that has changes.
+    fn sync(&self, changes: Vec<(SocketAddr, Endpoints)>) {
+        let (six, four): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(address, _)| address.is_ipv6());
+        for (proxy, changes) in self.proxies.iter().zip([four, six]) {
+            if changes.is_empty() {
+                continue;
+            }
+            // kube-proxy's rounds of one family follow each other.
+            let mut proxy = proxy.lock().unwrap();
+            let text = proxy.sync(changes);
+            if !text.is_empty() {
+                self.ns.apply(proxy.program(), &text);
+            }
+        }
     }
 
     /// Runs in a thread of the node's namespace, to its end.
@@ -273,20 +288,18 @@ pub fn request(address: SocketAddr, limit: Duration) -> std::io::Result<Vec<u8>>
 impl Service<'_> {
     /// Connections are refused from now on.
     pub fn without_endpoints(&self) {
-        self.node
-            .ns
-            .apply(self.node.rules.program(), &self.node.rules.without(self.address, self.node.reject));
+        self.node.sync(vec![(self.address, Some(Vec::new()))]);
     }
 
     /// Connections go to these servers from now on; with none, no rule knows the Service.
     pub fn endpoints(&self, servers: &[&ServerPod]) {
-        self.node.ns.apply(self.node.rules.program(), &self.rules(servers));
+        self.node.sync(vec![self.with(servers)]);
     }
 
-    fn rules(&self, servers: &[&ServerPod]) -> String {
+    fn with(&self, servers: &[&ServerPod]) -> (SocketAddr, Endpoints) {
         let six = self.address.is_ipv6();
-        let at: Vec<SocketAddr> = servers.iter().map(|server| server.at(six)).collect();
-        self.node.rules.with(self.address, &at)
+        let at = servers.iter().map(|server| server.at(six)).collect();
+        (self.address, (!servers.is_empty()).then_some(at))
     }
 }
 

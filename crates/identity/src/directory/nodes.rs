@@ -70,6 +70,10 @@ impl Nodes {
         self.by_address.at(&ip).first()
     }
 
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.nodes.values().flat_map(|known| &known.addresses).copied()
+    }
+
     pub(super) fn count(&self) -> usize {
         self.nodes.len()
     }

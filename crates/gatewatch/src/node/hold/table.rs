@@ -22,8 +22,11 @@ const OPENED_NS: u64 = 1_000_000_000;
 const BURST_NS: u64 = 10_000_000;
 /// Between two replays at an address: the least, the most, and the share of the time since it was ready. So replays
 /// lengthen no wait by more than that share, and a Service whose rules come late costs little.
-const PAUSE_NS: (u64, u64) = (2_000_000, 25_000_000);
-const PAUSE_SHARE: u64 = 50;
+const PAUSE_NS: (u64, u64) = (500_000, 25_000_000);
+const PAUSE_SHARE: u64 = 32;
+/// The least once more, for each address where somebody waits for rules: a replay takes some 0.13 ms of a processor, and
+/// kube-proxy needs one, too. And the most of that.
+const CROWD_NS: (u64, u64) = (200_000, 10_000_000);
 
 /// What the kernel is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -331,12 +334,17 @@ impl Table {
             }
             self.due.push(Reverse((attempt.due_ns, key, isn)));
         }
+        let waits = |address: &&SocketAddr| {
+            self.addresses.get(*address).is_some_and(|address| !address.queues.is_empty())
+        };
+        let crowd = u64::try_from(self.ready.iter().filter(waits).count()).unwrap_or(u64::MAX);
+        let least_ns = crowd.saturating_mul(CROWD_NS.0).min(CROWD_NS.1).max(PAUSE_NS.0);
         for address in self.ready.clone() {
-            self.advance_address(address, now_ns);
+            self.advance_address(address, least_ns, now_ns);
         }
     }
 
-    fn advance_address(&mut self, at: SocketAddr, now_ns: u64) {
+    fn advance_address(&mut self, at: SocketAddr, least_ns: u64, now_ns: u64) {
         let Some(address) = self.addresses.get_mut(&at) else { return };
         if address.over_ns().is_some_and(|over_ns| over_ns <= now_ns) {
             return self.lift(at, now_ns);
@@ -362,7 +370,7 @@ impl Table {
         }
         address.queues.retain(|_, queue| !queue.is_empty());
         let since = now_ns.saturating_sub(address.ready_ns.unwrap_or(now_ns));
-        address.next_ns = now_ns + (since / PAUSE_SHARE).clamp(PAUSE_NS.0, PAUSE_NS.1);
+        address.next_ns = now_ns + (since / PAUSE_SHARE).clamp(least_ns, PAUSE_NS.1);
     }
 
     /// When something is due.

@@ -40,11 +40,15 @@ pub(super) struct Worker {
     lost_events: u64,
     /// Interfaces the programs could not be attached to.
     refused: Vec<u32>,
+    /// When that is tried again.
+    retry_ns: u64,
     watching: bool,
 }
 
 /// The longest the thread sleeps while it holds: counts are published and the lease renewed so often.
 const TURN: Duration = Duration::from_millis(250);
+/// Interfaces the programs could not be attached to are tried again no more often.
+const RETRY_NS: u64 = 1_000_000_000;
 /// Counts are published no more often.
 const PUBLISH_NS: u64 = 100_000_000;
 /// Events taken at a time, so that none makes a replay wait.
@@ -71,6 +75,7 @@ impl Worker {
             published_ns: 0,
             lost_events: 0,
             refused: Vec::new(),
+            retry_ns: 0,
             watching: false,
         }
     }
@@ -218,9 +223,12 @@ impl Worker {
             self.watching = true;
             watch(self.commands.clone(), self.waker.clone(), Arc::clone(&self.shared));
         }
-        if holding == attached && !(holding && links_changed) {
+        let now_ns = monotonic();
+        let retry = !self.refused.is_empty() && now_ns >= self.retry_ns;
+        if holding == attached && !(holding && (links_changed || retry)) {
             return;
         }
+        self.retry_ns = now_ns.saturating_add(RETRY_NS);
         let pods: Vec<u32> = if holding {
             match interfaces() {
                 Ok(found) => found
@@ -248,11 +256,13 @@ impl Worker {
             probe.detach(*gone);
         }
         for pod in pods.iter().filter(|index| !there.contains(index)) {
-            if let Err(error) = probe.attach(*pod)
-                && !self.refused.contains(pod)
-            {
-                self.refused.push(*pod);
-                self.shared.note(format!("first requests of a pod are not held: {error}"));
+            match probe.attach(*pod) {
+                Ok(_) => self.refused.retain(|index| index != pod),
+                Err(_) if self.refused.contains(pod) => {}
+                Err(error) => {
+                    self.refused.push(*pod);
+                    self.shared.note(format!("first requests of a pod are not held as yet: {error}"));
+                }
             }
         }
         self.refused.retain(|index| pods.contains(index));

@@ -42,14 +42,14 @@ fn replayed_at_readiness_until_connected() {
     assert_eq!(table.next_ns(), Some(100 * MS));
     table.advance(100 * MS);
     assert_eq!(take(&mut table), [Action::Replay { key, isn: 1, first: true }]);
-    // Not before two milliseconds have passed, and later and later.
-    table.advance(101 * MS);
+    // Not before half a millisecond has passed, and later and later.
+    table.advance(100 * MS + MS / 4);
     assert_eq!(take(&mut table), []);
-    table.advance(102 * MS);
+    table.advance(100 * MS + MS / 2);
     assert_eq!(take(&mut table), [Action::Replay { key, isn: 1, first: false }]);
     table.advance(1100 * MS);
     take(&mut table);
-    assert_eq!(table.next_ns(), Some(1120 * MS));
+    assert_eq!(table.next_ns(), Some(1125 * MS));
     table.event(&happened(key, 1, 1121 * MS, Happened::Connected));
     assert_eq!(take(&mut table), [Action::Forget(key, 1)]);
     assert_eq!((table.counts.connected, table.counts.waiting), (1, 0));
@@ -58,6 +58,26 @@ fn replayed_at_readiness_until_connected() {
     table.advance(2121 * MS);
     assert_eq!(take(&mut table), [Action::Release(key.service)]);
     assert!(!table.is_holding());
+}
+
+#[test]
+fn many_addresses_share_the_pace() {
+    let mut table = Table::default();
+    let at = |i: u16| Wanted { address: SocketAddr::new("10.96.0.10".parse().unwrap(), i), ..wanted(true) };
+    let all: Vec<Wanted> = (1..=10).map(at).collect();
+    table.services(&all.iter().map(|at| Wanted { ready: false, ..*at }).collect::<Vec<_>>(), 0);
+    for at in &all {
+        begun(&mut table, Key { service: at.address, ..key("10.244.0.2:4000", 7) }, 1, 0, 0);
+    }
+    // As long as one is ready, it has the pace for itself; the more there are, the slower.
+    let mut one = all.iter().map(|at| Wanted { ready: false, ..*at }).collect::<Vec<_>>();
+    one[0].ready = true;
+    table.services(&one, MS);
+    table.advance(MS);
+    assert_eq!(table.next_ns(), Some(MS + MS / 2));
+    table.services(&all, MS + MS / 2);
+    table.advance(MS + MS / 2);
+    assert_eq!(table.next_ns(), Some(3 * MS + MS / 2));
 }
 
 #[test]
