@@ -7,7 +7,7 @@ use std::{
 };
 
 use memchr::memmem;
-use object::{Architecture, Object, ObjectSegment, ObjectSymbol, ReadCache};
+use object::{Architecture, Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache};
 
 use crate::{
     binary::{FileKey, file_offset},
@@ -153,7 +153,8 @@ pub fn inspect(path: &Path) -> Option<TlsFile> {
     let mut found = BTreeMap::new();
     // Few files name any of the functions: their strings are searched at once, not symbol by symbol.
     let names_one = |section: &str| {
-        let strings = file.section_by_name(section).and_then(|section| section.data().ok()).unwrap_or_default();
+        let strings =
+            file.section_by_name(section).and_then(|section| section.data().ok()).unwrap_or_default();
         ["SSL_", "crypto/tls."].iter().any(|name| memmem::find(strings, name.as_bytes()).is_some())
     };
     let dynamic = names_one(".dynstr").then(|| file.dynamic_symbols());
