@@ -4,35 +4,13 @@
 
 mod common;
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
 use common::{
-    Agent, AgentSetup, Metrics, Nginx, SOON, Setup, Turn, curl, free_port, get, run, text, wait_until,
+    Nginx, SOON, Setup, Turn, curl, free_port, get, run,
+    served::{Server, agent, holds_exactly, requests, wait_tls_is_read},
+    text,
 };
-
-fn agent() -> Agent {
-    let agent = AgentSetup::node().env("ENABLE_L7_HTTP", "true").start();
-    agent.wait_ready();
-    agent
-}
-
-fn requests(metrics: &Metrics, labels: &[(&str, &str)]) -> u64 {
-    metrics.sum("internal_http_requests_total", labels)
-}
-
-/// So many requests of these labels, and nothing lost; and that it stays so.
-fn holds_exactly(agent: &Agent, labels: &[(&str, &str)], count: u64) -> Metrics {
-    agent.wait_metrics(SOON, &format!("{count} requests {labels:?}"), |m| requests(m, labels) >= count);
-    let metrics = agent.metrics();
-    let seen: Vec<_> = metrics.select("internal_http_requests_total", labels).collect();
-    assert_eq!(requests(&metrics, labels), count, "{seen:#?}");
-    assert_eq!(metrics.lost(), 0, "{:#?}", metrics.select("gatewatch_lost_total", &[]).collect::<Vec<_>>());
-    metrics
-}
 
 /// One that speaks HTTP/1, HTTP/2 over TLS, and HTTP/2 in plaintext on the port that comes with it.
 fn nginx(name: &str) -> (Nginx, u16) {
@@ -40,24 +18,6 @@ fn nginx(name: &str) -> (Nginx, u16) {
     let text = "server { listen 127.0.0.1:@PORT@; listen 127.0.0.1:@TLS@ ssl http2; listen 127.0.0.1:@H2C@ http2; ssl_certificate @DIR@/cert.pem; ssl_certificate_key @DIR@/key.pem;
          location / { return 200 'ok'; } location /no { return 404; } location /later { return 302 /; } location /stub { stub_status; } }";
     (Setup::new(name, text.replace("@H2C@", &plain.to_string())).start(), plain)
-}
-
-/// A program that serves, ended when dropped.
-struct Server(Child);
-
-impl Server {
-    fn start(port: u16, command: &mut Command) -> Self {
-        let server = Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        wait_until(SOON, "the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ended_already = self.0.kill();
-        let _gone = self.0.wait();
-    }
 }
 
 #[test]
@@ -109,11 +69,7 @@ fn http2_over_tls_and_in_plaintext_is_read_from_the_first_stream_on() {
     let _turn = Turn::alone();
     let (nginx, plain) = nginx("gwt-h2");
     let agent = agent();
-    // The library is found before its first use.
-    wait_until(SOON, "TLS is read", || {
-        curl(&["-k", "--http1.1", &format!("https://127.0.0.1:{}/probe", nginx.tls()), "-o", "/dev/null"]);
-        requests(&agent.metrics(), &[("process_comm", "gwt-h2"), ("path", "/probe")]) > 0
-    });
+    wait_tls_is_read(&agent, nginx.tls(), "gwt-h2");
     run("h2load", &["-n", "20000", "-c", "4", "-m", "16", &format!("https://127.0.0.1:{}/tls", nginx.tls())]);
     holds_exactly(&agent, &[("process_comm", "gwt-h2"), ("method", "GET"), ("path", "/tls")], 20_000);
     run("h2load", &["-n", "20000", "-c", "4", "-m", "16", &format!("http://127.0.0.1:{plain}/plain")]);

@@ -6,14 +6,16 @@ mod common;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command},
 };
 
 use common::{
     SOON, Turn, curl, free_port,
     pieces::{Seen, Stream, Talk, agrees, bytes},
-    run, wait_until,
+    run,
+    served::tool,
+    wait_until,
 };
 use gatewatch_capture::{
     socket::{Content, Direction, Settings, Side, SocketProbe},
@@ -193,11 +195,6 @@ fn curl_and_nginx() {
     }
 }
 
-/// Go's compiler, as the scripts find or install it.
-fn go() -> PathBuf {
-    common::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/go"), &[]).trim().into()
-}
-
 #[test]
 fn gos_own_tls_with_symbols_and_without() {
     let _turn = Turn::alone();
@@ -206,7 +203,7 @@ fn gos_own_tls_with_symbols_and_without() {
     fs::write(&source, include_str!("sockets/go/main.go")).unwrap();
     for (flags, by_calls) in [("", false), ("-s -w", true)] {
         let program = directory.path().join("go-talk");
-        let built = Command::new(go())
+        let built = Command::new(tool("go"))
             .args(["build", "-ldflags", flags, "-o"])
             .args([&program, &source])
             .env("GOCACHE", directory.path().join("cache"))

@@ -26,6 +26,7 @@ pub mod keda;
 pub mod net;
 pub mod nodes;
 pub mod pieces;
+pub mod served;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -319,7 +320,8 @@ impl Setup {
     }
 }
 
-fn certificate(dir: &Path) {
+/// `cert.pem` and `key.pem` of localhost.
+pub fn certificate(dir: &Path) {
     let (key, certificate) = (dir.join("key.pem"), dir.join("cert.pem"));
     let (key, certificate) = (key.to_str().unwrap(), certificate.to_str().unwrap());
     let subject = ["-subj", "/CN=localhost", "-days", "2", "-keyout", key, "-out", certificate];

@@ -89,6 +89,7 @@ impl Outcome {
     pub fn of(exchange: &gatewatch_event::Exchange) -> Self {
         match (exchange.status, exchange.partial) {
             (None, true) => Self::Unseen,
+            (None, false) if exchange.grpc => Self::Grpc(None),
             (None, false) => Self::Unanswered,
             (Some(_), _) if exchange.grpc => Self::Grpc(exchange.grpc_status),
             (Some(status), _) => Self::Class(match status {
@@ -185,7 +186,7 @@ pub struct Requests {
     pub to: To,
     /// How; by [`Method::name`].
     pub method: Method,
-    /// The path's group.
+    /// The path's group; empty: it was not seen.
     pub path: Arc<str>,
     /// The process that answered.
     pub comm: Arc<str>,
@@ -244,7 +245,8 @@ struct RequestKey {
     source: NameId,
     to: ToKey,
     method: Method,
-    path: GroupId,
+    /// `None`: it was not seen.
+    path: Option<GroupId>,
     comm: NameId,
 }
 
@@ -297,7 +299,8 @@ impl Exchanges {
             service: self.names.id(seen.service),
             pod: self.names.id(seen.pod),
         };
-        let path = self.path(to, seen.path);
+        // What was not seen must not pass for the root.
+        let path = (!seen.path.is_empty()).then(|| self.path(to, seen.path));
         let key = RequestKey {
             source: self.names.id(seen.source),
             to,
@@ -383,7 +386,7 @@ impl Exchanges {
             self.folded.requests += 1;
             let pod = NameId::OTHER;
             let (source, comm) = (NameId::OTHER, NameId::OTHER);
-            key = RequestKey { source, comm, path: GroupId::OTHER, to: ToKey { pod, ..key.to }, ..key };
+            key = RequestKey { source, comm, path: Some(GroupId::OTHER), to: ToKey { pod, ..key.to }, ..key };
             let full = self.requests.len() >= self.bounds.requests + self.bounds.destinations;
             if full && !self.by_request.contains_key(&key) {
                 self.folded.destinations += 1;
@@ -398,7 +401,7 @@ impl Exchanges {
             source: self.names.name(key.source),
             to: self.to(key.to),
             method: key.method,
-            path: self.groups.name(key.path).into(),
+            path: key.path.map_or("", |path| self.groups.name(path)).into(),
             comm: self.names.name(key.comm),
             count: 0,
             born_ns: now_ns,

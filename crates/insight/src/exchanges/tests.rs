@@ -68,10 +68,24 @@ fn outcomes_have_names_and_tell_errors() {
         (of(Some(200), true, Some(99), false), "other", false),
         (of(Some(200), true, None, false), "none", true),
         (of(None, false, None, false), "none", true),
+        (of(None, true, None, false), "none", true),
         (of(None, false, None, true), "unknown", false),
     ] {
         assert_eq!((outcome.name(), outcome.is_error()), (name, error), "{outcome:?}");
     }
+    assert!(of(None, true, None, false).is_grpc(), "given up before an answer, and gRPC all the same");
+}
+
+#[test]
+fn a_path_that_was_not_seen_is_not_the_root() {
+    let mut exchanges = Exchanges::new(Bounds::default());
+    exchanges.observe(&seen("10.0.0.1", "/"), 5);
+    exchanges.observe(&seen("10.0.0.1", ""), 6);
+    assert_eq!(
+        lines(&exchanges),
+        ["10.0.0.1 shop/cart/cart-1 GET / nginx 1", "10.0.0.1 shop/cart/cart-1 GET  nginx 1"]
+    );
+    assert_eq!(exchanges.folded(), Folded::default());
 }
 
 #[test]
