@@ -61,7 +61,7 @@ node_begins() {
 apiVersion: v1
 kind: Config
 current-context: compat
-clusters: [{name: compat, cluster: {server: "http://127.0.0.1:8001"}}]
+clusters: [{name: compat, cluster: {server: "http://127.0.0.1:8001", certificate-authority: /tmp/node.crt}}]
 contexts: [{name: compat, context: {cluster: compat, user: compat}}]
 users: [{name: compat, user: {}}]
 END
@@ -179,7 +179,7 @@ check_hold() {
     fi
     # The node refuses with a reset: nobody listens there yet.
     (
-        nsenter -n -t $peer wget -T 25 -q -O /tmp/held http://10.96.0.10/1
+        nsenter -n -t $peer wget -T 25 -O /tmp/held http://10.96.0.10/1 2>/tmp/held.log
         echo "$? $(cut -d' ' -f1 /proc/uptime)" >/tmp/held.end
     ) &
     wait_for 10 at_least gatewatch_hold_waiting 1
@@ -192,8 +192,9 @@ check_hold() {
     wait_for 10 at_least gatewatch_hold_connected_total 1
     words="held $waiting, answered $([ "$code" = 0 ] && cat /tmp/held) $(echo "$ended $begun" | awk '{ printf "%.2f", $1 - $2 }') s after readiness, connected $(metric gatewatch_hold_connected_total), replays refused $(metric gatewatch_hold_replay_failures_total); $(links)"
     if [ "$waiting/$code/$(metric gatewatch_hold_connected_total)" != 1/0/1 ]; then
-        tell hold FAIL "$words; $(complaints)"
-        cat "$log"
+        tell hold FAIL "$words; $(tail -n 1 /tmp/held.log) $(complaints)"
+        scrape | grep '^gatewatch_hold' | grep -v bucket
+        cat "$log" /tmp/held.log
     elif [ "$(metric gatewatch_hold_replay_failures_total)" = 0 ]; then
         tell hold ok "$words"
     elif older_than 5.18; then
