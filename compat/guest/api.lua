@@ -16,6 +16,7 @@ if not ngx.var.arg_watch then
     ngx.say('{"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [', items[kind] or "", "]}")
     return
 end
+ngx.send_headers()
 ngx.flush(true)
 local told = false
 while true do

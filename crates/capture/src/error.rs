@@ -22,9 +22,9 @@ pub enum CaptureError {
         minor: u32,
     },
     /// The kernel is too old for one thing.
-    #[error("this kernel cannot tell {what}: Linux {needs} or newer is needed for that")]
+    #[error("this kernel cannot {what}: Linux {needs} or newer is needed for that")]
     Lacks {
-        /// What it cannot tell.
+        /// What it cannot do.
         what: &'static str,
         /// The first version that can.
         needs: &'static str,

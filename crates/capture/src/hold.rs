@@ -20,6 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::{
     CaptureError, Mode,
     attach::{self, Attached},
+    kernel,
     nginx::{check_network_rights, run_times},
     packet_socket::{packet_socket, send},
     ring::{Ring, wait_beside},
@@ -220,6 +221,7 @@ pub struct HoldProbe {
     attached: HashMap<u32, [Attached; 2]>,
     gave_up: Option<Link>,
     packets: OwnedFd,
+    live_frames: bool,
 }
 
 impl HoldProbe {
@@ -240,7 +242,14 @@ impl HoldProbe {
         open.maps.hold_attempts.set_max_entries(limits.attempts).map_err(load)?;
         let skel = open.load().map_err(load)?;
         let ring = Ring::new(&skel.maps.hold_events).map_err(load)?;
-        Ok(Self { skel, ring, attached: HashMap::new(), gave_up: None, packets: packet_socket()? })
+        Ok(Self {
+            skel,
+            ring,
+            attached: HashMap::new(),
+            gave_up: None,
+            packets: packet_socket()?,
+            live_frames: kernel::has_live_frames(),
+        })
     }
 
     /// Attaches to the host's end of a pod's veth pair.
@@ -362,11 +371,14 @@ impl HoldProbe {
         let _gone = map.update(&index, &(ended + 1).to_ne_bytes(), MapFlags::EXIST);
     }
 
-    /// Puts a frame in at the veth, as if the pod had sent it (Linux 5.18).
+    /// Puts a frame in at the veth, as if the pod had sent it.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// A kernel before 5.18, or its refusal.
     pub fn from_pod(&mut self, ifindex: u32, frame: &[u8]) -> Result<(), CaptureError> {
+        if !self.live_frames {
+            return Err(CaptureError::Lacks { what: "ask for them", needs: "5.18" });
+        }
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
         let mut context = [0u8; 24];
         let end = u32::try_from(frame.len()).unwrap_or(u32::MAX);

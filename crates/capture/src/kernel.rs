@@ -63,10 +63,12 @@ pub fn has_xdp() -> bool {
     version() >= (5, 18)
 }
 
-/// Frames can be put in at an interface (Linux 5.18).
+/// Frames can be put in at an interface (Linux 5.18, or where it was carried back to). An older kernel may take a frame and
+/// merely try the program on it.
 #[must_use]
 pub fn has_live_frames() -> bool {
-    version() >= (5, 18)
+    libbpf_rs::btf::Btf::from_vmlinux()
+        .is_ok_and(|btf| btf.type_by_name::<libbpf_rs::btf::types::Struct<'_>>("xdp_test_data").is_some())
 }
 
 /// Inode of this network namespace.

@@ -40,7 +40,7 @@ impl SocketProbe {
     /// A kernel before 5.15, or its refusal.
     pub fn attach_tls(&mut self, file: &TlsFile) -> Result<TlsAttachment, CaptureError> {
         if !kernel::has_cookies() {
-            return Err(CaptureError::Lacks { what: "what is within TLS", needs: "5.15" });
+            return Err(CaptureError::Lacks { what: "tell what is within TLS", needs: "5.15" });
         }
         let since = clock::monotonic() & !0xff;
         let of = |calls: &[Call]| -> Vec<&Site> {

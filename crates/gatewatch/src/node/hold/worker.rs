@@ -12,7 +12,6 @@ use std::{
 use gatewatch_capture::{
     clock::monotonic,
     hold::{HoldProbe, Key, Limits, Waker},
-    kernel,
 };
 use gatewatch_target::{
     conntrack::Conntrack,
@@ -191,12 +190,8 @@ impl Worker {
             if counts.replay_failures == 1
                 && let Some(Err(error)) = sent
             {
-                let why = match kernel::has_live_frames() {
-                    true => error.to_string(),
-                    false => "Linux 5.18 or newer is needed to ask for them".to_owned(),
-                };
                 self.shared.note(format!(
-                    "held requests wait for their clients to ask again, a second or longer: {why}"
+                    "held requests wait for their clients to ask again, a second or longer: {error}"
                 ));
             }
         }
