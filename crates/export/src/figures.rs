@@ -21,7 +21,10 @@ use prometheus_client::{
 };
 use tokio::net::TcpListener;
 
-use crate::metrics::{self, CONTENT_TYPE};
+use crate::{
+    metrics::{self, CONTENT_TYPE},
+    port::{self, Limits},
+};
 
 /// What a figure may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,20 +60,13 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// Serves until `stop` resolves.
-///
-/// # Errors
-/// When the socket fails.
-pub async fn serve(
-    listener: TcpListener,
-    source: Arc<dyn Source>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: impl Future<Output = ()>) {
     let app = Router::new()
         .route("/metrics", get(serve_metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(source);
-    axum::serve(listener, app).with_graceful_shutdown(stop).await
+    port::serve(listener, app, Limits::USUAL, stop).await;
 }
 
 async fn serve_metrics(State(source): State<Arc<dyn Source>>) -> Response {

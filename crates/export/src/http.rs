@@ -30,7 +30,14 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use crate::{log::FiguresLine, metrics, network::Desk, snapshot::Snapshot, stream};
+use crate::{
+    log::FiguresLine,
+    metrics,
+    network::Desk,
+    port::{self, Limits},
+    snapshot::Snapshot,
+    stream,
+};
 
 /// How long a scrape waits for the hot loop to publish; past that it gets the last picture.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -124,15 +131,12 @@ struct App {
 }
 
 /// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
-///
-/// # Errors
-/// When the socket fails.
 pub async fn serve(
     listener: TcpListener,
     exchange: Arc<Exchange>,
     now_ns: fn() -> u64,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+    stop: impl Future<Output = ()>,
+) {
     let app = Router::new()
         .route("/metrics", get(serve_metrics))
         .route("/healthz", get(healthy))
@@ -140,7 +144,7 @@ pub async fn serve(
         .route("/api/v1/statistics", get(statistics))
         .route("/api/v1/connections", get(connections))
         .with_state(App { exchange, now_ns, scrapes: Arc::new(Semaphore::new(SCRAPES)) });
-    axum::serve(listener, app).with_graceful_shutdown(stop).await
+    port::serve(listener, app, Limits::USUAL, stop).await;
 }
 
 async fn serve_metrics(State(app): State<App>) -> Response {

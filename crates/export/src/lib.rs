@@ -8,6 +8,7 @@ pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod node;
+mod port;
 pub mod snapshot;
 mod stream;
 mod text;

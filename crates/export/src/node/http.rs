@@ -32,7 +32,10 @@ use super::{
     Snapshot, metrics,
     scrapers::{Scraper, Scrapers},
 };
-use crate::stream;
+use crate::{
+    port::{self, Limits},
+    stream,
+};
 
 /// How long a scrape waits for the hot loop to publish; past that it gets the last picture.
 const PATIENCE: Duration = Duration::from_millis(1000);
@@ -106,23 +109,19 @@ struct App {
 }
 
 /// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
-///
-/// # Errors
-/// When the socket fails.
 pub async fn serve(
     listener: TcpListener,
     exchange: Arc<Exchange>,
     now_ns: fn() -> u64,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+    stop: impl Future<Output = ()>,
+) {
     let app = App { exchange, now_ns, scrapes: Arc::new(Semaphore::new(SCRAPES)), scrapers: Arc::default() };
     let router = Router::new()
         .route("/metrics", get(serve_metrics))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .with_state(app);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop).await
+    port::serve(listener, router, Limits::USUAL, stop).await;
 }
 
 async fn serve_metrics(

@@ -96,10 +96,13 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
         tokio::spawn(pass_over_signals());
         match served_demand {
             Some(demand) => tokio::select! {
-                served = metrics => served.context("the HTTP server failed"),
+                () = metrics => Ok(()),
                 failed = demand => failed.context("the demand stream failed"),
             },
-            None => metrics.await.context("the HTTP server failed"),
+            None => {
+                metrics.await;
+                Ok(())
+            }
         }
     });
     stop.store(true, Ordering::Relaxed);
