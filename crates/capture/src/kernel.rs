@@ -57,6 +57,12 @@ pub fn has_xdp() -> bool {
     version() >= (5, 18)
 }
 
+/// Frames can be put in at an interface as if they had come in there (Linux 5.18).
+#[must_use]
+pub fn has_live_frames() -> bool {
+    version() >= (5, 18)
+}
+
 /// Inode of this network namespace.
 #[must_use]
 pub fn network_namespace() -> u32 {
@@ -102,6 +108,7 @@ pub fn lockdown() -> Option<String> {
 #[allow(missing_docs)]
 pub enum Capability {
     NetAdmin = 12,
+    NetRaw = 13,
     SysPtrace = 19,
     SysAdmin = 21,
     Perfmon = 38,
@@ -114,6 +121,7 @@ impl Capability {
     pub fn name(self) -> &'static str {
         match self {
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",

@@ -33,6 +33,7 @@ use guard::{AllSeen, GuardLayer};
 use objects::Object;
 use tell::{News, Tells, Told};
 
+pub mod access;
 mod guard;
 mod hold;
 mod objects;

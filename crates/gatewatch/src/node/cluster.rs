@@ -51,14 +51,7 @@ impl Cluster {
         if node.mode == Mode::Local {
             return None;
         }
-        let namespace = (!node.watch_namespace.is_empty()).then(|| node.watch_namespace.clone());
-        let settings = WatchSettings {
-            namespace,
-            labels: node.mapper.labels.iter().map(|label| Arc::from(label.as_str())).collect(),
-            node: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
-            ..WatchSettings::default()
-        };
-        let (watch, mut told) = watch::start(settings);
+        let (watch, mut told) = watch::start(watch_settings(config));
         runtime.spawn(watch);
         let (sender, changes) = mpsc::channel(WAITING);
         let bell = Arc::clone(bell);
@@ -170,6 +163,17 @@ impl Cluster {
             services: size.services,
             pods: size.pods,
         }
+    }
+}
+
+/// What is followed of the cluster.
+pub fn watch_settings(config: &Config) -> WatchSettings {
+    let node = &config.node;
+    WatchSettings {
+        namespace: (!node.watch_namespace.is_empty()).then(|| node.watch_namespace.clone()),
+        labels: node.mapper.labels.iter().map(|label| Arc::from(label.as_str())).collect(),
+        node: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
+        ..WatchSettings::default()
     }
 }
 

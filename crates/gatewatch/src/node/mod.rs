@@ -38,6 +38,7 @@ use crate::{
 use agent::{Agent, Ends};
 use bell::Bell;
 use cluster::Cluster;
+pub use cluster::watch_settings;
 
 /// How often is looked whether the cluster is known.
 const UNKNOWN: Duration = Duration::from_millis(20);
