@@ -231,6 +231,12 @@ impl Agent {
             let told = cluster.told(now);
             let text = format!("the cluster is known: {} Services, {} pods", told.services, told.pods);
             self.log.say(Level::Info, clock::realtime(), &text);
+            if let Some(namespace) = cluster.empty_namespace() {
+                let text = format!(
+                    "namespace `{namespace}` holds neither Services nor pods: if `kubectl get namespace {namespace}` does not find it, mend WATCH_NAMESPACE"
+                );
+                self.log.say(Level::Warn, clock::realtime(), &text);
+            }
         }
         self.knew |= known;
         self.ends.hot_loop.set_ready(known);

@@ -29,6 +29,8 @@ const BATCH: usize = 8192;
 pub struct Cluster {
     directory: Directory,
     changes: mpsc::Receiver<Change>,
+    /// The only one that is watched.
+    namespace: Option<String>,
     host_namespace: u32,
     began_ns: u64,
 }
@@ -51,7 +53,9 @@ impl Cluster {
         if node.mode == Mode::Local {
             return None;
         }
-        let (watch, mut told) = watch::start(watch_settings(config));
+        let settings = watch_settings(config);
+        let namespace = settings.namespace.clone();
+        let (watch, mut told) = watch::start(settings);
         runtime.spawn(watch);
         let (sender, changes) = mpsc::channel(WAITING);
         let bell = Arc::clone(bell);
@@ -73,6 +77,7 @@ impl Cluster {
         Some(Self {
             directory: Directory::new(limits),
             changes,
+            namespace,
             host_namespace,
             began_ns: gatewatch_capture::clock::monotonic(),
         })
@@ -97,6 +102,12 @@ impl Cluster {
     /// All of the cluster has been read once.
     pub fn is_known(&self, now_ns: u64) -> bool {
         self.directory.age_ns(now_ns).is_some()
+    }
+
+    /// The namespace to be watched, when there is nothing in it: the API server lists one that does not exist as empty.
+    pub fn empty_namespace(&self) -> Option<&str> {
+        let size = self.directory.size();
+        self.namespace.as_deref().filter(|_| size.services == 0 && size.pods == 0)
     }
 
     /// The names.
