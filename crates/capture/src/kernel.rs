@@ -116,6 +116,7 @@ pub fn lockdown() -> Option<String> {
 #[allow(missing_docs)]
 pub enum Capability {
     NetAdmin = 12,
+    NetRaw = 13,
     SysPtrace = 19,
     SysAdmin = 21,
     Perfmon = 38,
@@ -128,6 +129,7 @@ impl Capability {
     pub fn name(self) -> &'static str {
         match self {
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",

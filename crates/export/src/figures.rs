@@ -1,4 +1,5 @@
-//! Metrics and health of a command that is no agent: few figures, and nobody whom a scrape could hold up.
+//! Metrics that need no type of their own; and the port of a command that has no others: few, and nobody whom a scrape
+//! could hold up.
 //!
 //! | route | answer |
 //! | --- | --- |
@@ -16,12 +17,16 @@ use axum::{
     routing::get,
 };
 use prometheus_client::{
-    collector::Collector, encoding::DescriptorEncoder, encoding::text, metrics::MetricType,
+    collector::Collector,
+    encoding::{DescriptorEncoder, text},
     registry::Registry,
 };
 use tokio::net::TcpListener;
 
-use crate::metrics::{self, CONTENT_TYPE};
+use crate::{
+    metrics::{self, CONTENT_TYPE},
+    port::{self, Limits},
+};
 
 /// What a figure may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,50 @@ pub struct Figure {
     pub values: Vec<(Option<(&'static str, &'static str)>, u64)>,
 }
 
+impl Figure {
+    /// A counter without a label.
+    #[must_use]
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, kind: Kind::Counter, values: vec![(None, value)] }
+    }
+
+    /// A gauge without a label.
+    #[must_use]
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, kind: Kind::Gauge, values: vec![(None, value)] }
+    }
+
+    /// With a label, which has these values.
+    #[must_use]
+    pub fn by(
+        label: &'static str,
+        kind: Kind,
+        name: &'static str,
+        help: &'static str,
+        values: impl IntoIterator<Item = (&'static str, u64)>,
+    ) -> Self {
+        let values = values.into_iter().map(|(of, value)| (Some((label, of)), value)).collect();
+        Self { name, help, kind, values }
+    }
+
+    pub(crate) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { name, help, kind, values } = self;
+        let mut family = match kind {
+            Kind::Counter => metrics::counter(encoder, name, help)?,
+            Kind::Gauge => metrics::gauge(encoder, name, help)?,
+        };
+        for (label, value) in values {
+            match (label, kind) {
+                (Some(label), Kind::Counter) => family.counter(&[*label], *value)?,
+                (Some(label), Kind::Gauge) => family.gauge(&[*label], *value)?,
+                (None, Kind::Counter) => family.one_counter(*value)?,
+                (None, Kind::Gauge) => family.one_gauge(*value)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What is asked: the figures, and whether the command is ready (else why it is not).
 pub trait Source: Send + Sync + 'static {
     /// The figures as they are now.
@@ -57,20 +106,13 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// Serves until `stop` resolves.
-///
-/// # Errors
-/// When the socket fails.
-pub async fn serve(
-    listener: TcpListener,
-    source: Arc<dyn Source>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: impl Future<Output = ()>) {
     let app = Router::new()
         .route("/metrics", get(serve_metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(source);
-    axum::serve(listener, app).with_graceful_shutdown(stop).await
+    port::serve(listener, app, Limits::USUAL, stop).await;
 }
 
 async fn serve_metrics(State(source): State<Arc<dyn Source>>) -> Response {
@@ -100,22 +142,7 @@ struct View(Vec<Figure>);
 
 impl Collector for View {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for Figure { name, help, kind, values } in &self.0 {
-            let kind_of_metric = match kind {
-                Kind::Counter => MetricType::Counter,
-                Kind::Gauge => MetricType::Gauge,
-            };
-            let mut family = metrics::family(&mut encoder, name, help, kind_of_metric)?;
-            for (label, value) in values {
-                match (label, kind) {
-                    (Some(label), Kind::Counter) => family.counter(&[*label], *value)?,
-                    (Some(label), Kind::Gauge) => family.gauge(&[*label], *value)?,
-                    (None, Kind::Counter) => family.one_counter(*value)?,
-                    (None, Kind::Gauge) => family.one_gauge(*value)?,
-                }
-            }
-        }
-        Ok(())
+        self.0.iter().try_for_each(|figure| figure.encode(&mut encoder))
     }
 }
 
@@ -128,13 +155,14 @@ mod tests {
     #[test]
     fn figures_become_openmetrics() {
         let text = render(vec![
-            Figure { name: "x_streams", help: "Streams now.", kind: Kind::Gauge, values: vec![(None, 3)] },
-            Figure {
-                name: "x_questions",
-                help: "Questions.",
-                kind: Kind::Counter,
-                values: vec![(Some(("method", "IsActive")), 7), (Some(("method", "GetMetrics")), 0)],
-            },
+            Figure::gauge("x_streams", "Streams now.", 3),
+            Figure::by(
+                "method",
+                Kind::Counter,
+                "x_questions",
+                "Questions.",
+                [("IsActive", 7), ("GetMetrics", 0)],
+            ),
         ]);
         let expected = "# HELP x_streams Streams now.\n# TYPE x_streams gauge\nx_streams 3\n\
                         # HELP x_questions Questions.\n# TYPE x_questions counter\n\

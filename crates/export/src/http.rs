@@ -12,9 +12,8 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use axum::{
@@ -25,68 +24,46 @@ use axum::{
     routing::get,
 };
 use serde::Serialize;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{
+    hot_loop::HotLoop,
+    log::FiguresLine,
+    metrics,
+    network::Desk,
+    port::{self, Limits},
+    snapshot::Snapshot,
+    stream,
 };
 
-use crate::{log::FiguresLine, metrics, network::Desk, snapshot::Snapshot, stream};
-
-/// How long a scrape waits for the hot loop to publish; past that it gets the last picture.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// Scrapes written at once; more wait. Many at once would take the CPU the hot loop needs.
 const SCRAPES: usize = 2;
-/// A hot loop that has not turned for so long is not healthy.
-const STALE: u64 = 5_000_000_000;
-
 /// Warnings that wait to be logged.
 const WARNINGS_MAX: usize = 100;
 
-/// Where the hot loop and the server meet. The loop never waits for the server.
+/// Where hot loop, watcher and server meet. Neither waits for the server.
 #[derive(Debug)]
-pub struct Exchange {
-    wanted: AtomicBool,
-    latest: watch::Sender<Arc<Snapshot>>,
-    turned_ns: AtomicU64,
-    ready: AtomicBool,
-    metrics: AtomicBool,
-    warnings: Mutex<Vec<String>>,
+pub struct Meeting {
+    /// Where the hot loop answers.
+    pub hot_loop: HotLoop<Snapshot>,
     /// Where the network's watcher answers.
     pub network: Desk,
+    metrics: AtomicBool,
+    warnings: Mutex<Vec<String>>,
 }
 
-impl Default for Exchange {
+impl Default for Meeting {
     fn default() -> Self {
         Self {
-            wanted: AtomicBool::new(false),
-            latest: watch::Sender::new(Arc::default()),
-            turned_ns: AtomicU64::new(0),
-            ready: AtomicBool::new(false),
+            hot_loop: HotLoop::default(),
+            network: Desk::default(),
             metrics: AtomicBool::new(true),
             warnings: Mutex::default(),
-            network: Desk::default(),
         }
     }
 }
 
-impl Exchange {
-    /// For the hot loop: it turns, at `now_ns` of the clock [`serve`] was given. Whether somebody waits for a
-    /// snapshot.
-    pub fn turn(&self, now_ns: u64) -> bool {
-        self.turned_ns.store(now_ns, Ordering::Relaxed);
-        self.wanted.swap(false, Ordering::Relaxed)
-    }
-
-    /// For the hot loop: a new snapshot.
-    pub fn publish(&self, snapshot: Snapshot) {
-        self.latest.send_replace(Arc::new(snapshot));
-    }
-
-    /// For the hot loop: a gateway is watched, or none is.
-    pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Relaxed);
-    }
-
+impl Meeting {
     /// `/metrics` is offered, or is not.
     pub fn offer_metrics(&self, offer: bool) {
         self.metrics.store(offer, Ordering::Relaxed);
@@ -105,53 +82,41 @@ impl Exchange {
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.try_lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default()
     }
-
-    /// A snapshot not older than this call, if the hot loop publishes one in time, else the last.
-    pub async fn fresh(&self) -> Arc<Snapshot> {
-        let mut latest = self.latest.subscribe();
-        latest.mark_unchanged();
-        self.wanted.store(true, Ordering::Relaxed);
-        let _in_time = tokio::time::timeout(PATIENCE, latest.changed()).await;
-        Arc::clone(&latest.borrow())
-    }
 }
 
 #[derive(Clone)]
 struct App {
-    exchange: Arc<Exchange>,
+    meeting: Arc<Meeting>,
     now_ns: fn() -> u64,
     scrapes: Arc<Semaphore>,
 }
 
 /// Serves until `stop` resolves. `now_ns` is the clock the hot loop turns by.
-///
-/// # Errors
-/// When the socket fails.
 pub async fn serve(
     listener: TcpListener,
-    exchange: Arc<Exchange>,
+    meeting: Arc<Meeting>,
     now_ns: fn() -> u64,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+    stop: impl Future<Output = ()>,
+) {
     let app = Router::new()
         .route("/metrics", get(serve_metrics))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/api/v1/statistics", get(statistics))
         .route("/api/v1/connections", get(connections))
-        .with_state(App { exchange, now_ns, scrapes: Arc::new(Semaphore::new(SCRAPES)) });
-    axum::serve(listener, app).with_graceful_shutdown(stop).await
+        .with_state(App { meeting, now_ns, scrapes: Arc::new(Semaphore::new(SCRAPES)) });
+    port::serve(listener, app, Limits::USUAL, stop).await;
 }
 
 async fn serve_metrics(State(app): State<App>) -> Response {
-    if !app.exchange.metrics.load(Ordering::Relaxed) {
+    if !app.meeting.metrics.load(Ordering::Relaxed) {
         return StatusCode::NOT_FOUND.into_response();
     }
     // The semaphore is never closed.
     let Ok(turn) = Arc::clone(&app.scrapes).acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let (snapshot, network) = tokio::join!(app.exchange.fresh(), app.exchange.network.fresh());
+    let (snapshot, network) = tokio::join!(app.meeting.hot_loop.fresh(), app.meeting.network.fresh());
     let body = stream::body(move |to| {
         let _turn = turn;
         metrics::render(snapshot, network, to)
@@ -160,28 +125,15 @@ async fn serve_metrics(State(app): State<App>) -> Response {
 }
 
 async fn healthy(State(app): State<App>) -> Response {
-    let age = (app.now_ns)().saturating_sub(app.exchange.turned_ns.load(Ordering::Relaxed));
-    if age < STALE {
-        (StatusCode::OK, "ok\n").into_response()
-    } else {
-        let text = format!("the hot loop has not turned for {} s\n", age / 1_000_000_000);
-        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-    }
+    app.meeting.hot_loop.health((app.now_ns)())
 }
 
-async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
-    if app.exchange.ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no gateway is watched yet: see the log, or run `gatewatch doctor`\n",
-        )
-    }
+async fn ready(State(app): State<App>) -> Response {
+    app.meeting.hot_loop.readiness("no gateway is watched yet: see the log, or run `gatewatch doctor`\n")
 }
 
 async fn connections(State(app): State<App>) -> Response {
-    let Some(connections) = app.exchange.network.connections().await else {
+    let Some(connections) = app.meeting.network.connections().await else {
         let text = "connections are not watched: see the log, or run `gatewatch doctor`\n";
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     };
@@ -211,7 +163,7 @@ struct RowAnswer<'a> {
 }
 
 async fn statistics(State(app): State<App>) -> Response {
-    let snapshot = app.exchange.fresh().await;
+    let snapshot = app.meeting.hot_loop.fresh().await;
     let statistics = &snapshot.statistics;
     let answer = StatisticsAnswer {
         window_seconds: statistics.window_seconds,

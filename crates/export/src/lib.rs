@@ -3,11 +3,13 @@
 //! Nothing here can slow the hot loop: it hands over finished lines and immutable snapshots, and goes on.
 
 pub mod figures;
+pub mod hot_loop;
 pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod node;
+mod port;
 pub mod snapshot;
 mod stream;
 mod text;

@@ -1,6 +1,7 @@
 //! `gatewatch doctor`: what this kernel, these rights and these gateways allow, and what to do about each lack.
 
 mod network;
+pub mod node;
 
 use std::{
     fmt::Write as _,
@@ -60,6 +61,16 @@ impl Report {
         };
         let _infallible = writeln!(self.text, "  {sign}  {what:<22} {}", plain(detail));
     }
+
+    /// With the verdict on `command`; whether it would work.
+    fn print(&self, command: &str) -> bool {
+        let verdict = match self.bad {
+            0 => format!("{command} will work here."),
+            n => format!("{n} thing(s) marked BAD stand in the way of `{command}`."),
+        };
+        crate::say(&format!("{}\n\n{verdict}", self.text.trim()));
+        self.bad == 0
+    }
 }
 
 /// Where BPF file systems are mounted by custom.
@@ -107,15 +118,11 @@ fn is_mounted(kind: &str) -> bool {
 pub fn run(config: &Config, patience: Duration) -> bool {
     let mut report = Report::default();
     machine(&mut report);
+    mounts(&mut report);
     rights(&mut report);
     network::report(&mut report, config);
     gateways(&mut report, config, patience);
-    let verdict = match report.bad {
-        0 => "gatewatch gateway will work here.".to_owned(),
-        n => format!("{n} thing(s) marked BAD stand in the way of `gatewatch gateway`."),
-    };
-    crate::say(&format!("{}\n\n{verdict}", report.text.trim()));
-    report.bad == 0
+    report.print("gatewatch gateway")
 }
 
 fn machine(report: &mut Report) {
@@ -154,6 +161,16 @@ fn machine(report: &mut Report) {
         Some(mode) => report.add(Mark::Good, "lockdown", &format!("{mode}: no hindrance")),
         None => report.add(Mark::Good, "lockdown", "not active (or securityfs is not mounted)"),
     }
+    let stats = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").unwrap_or_default();
+    if stats.trim() == "1" {
+        report.add(Mark::Good, "bpf_stats_enabled", "1: gatewatch_program_run_seconds_total is counted");
+    } else {
+        let text = "0: gatewatch_program_run_seconds_total stays 0. `sysctl kernel.bpf_stats_enabled=1` counts it, for some 0.05 µs a run";
+        report.add(Mark::Less, "bpf_stats_enabled", text);
+    }
+}
+
+fn mounts(report: &mut Report) {
     for (kind, path, need) in [
         ("tracefs", "/sys/kernel/tracing", "not needed: uprobes are attached by perf events or links"),
         (
@@ -166,13 +183,6 @@ fn machine(report: &mut Report) {
             if is_mounted(kind) { format!("{path} is mounted") } else { format!("not mounted; {need}") };
         report.add(Mark::Good, kind, &text);
     }
-    let stats = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").unwrap_or_default();
-    if stats.trim() == "1" {
-        report.add(Mark::Good, "bpf_stats_enabled", "1: gatewatch_program_run_seconds_total is counted");
-    } else {
-        let text = "0: gatewatch_program_run_seconds_total stays 0. `sysctl kernel.bpf_stats_enabled=1` counts it, for some 0.05 µs a run";
-        report.add(Mark::Less, "bpf_stats_enabled", text);
-    }
 }
 
 fn rights(report: &mut Report) {
@@ -180,7 +190,7 @@ fn rights(report: &mut Report) {
     let missing = kernel::missing_capabilities();
     let need = |capability: Capability| match capability {
         Capability::Bpf => "loads the programs and their maps",
-        Capability::NetAdmin => "attaches programs to network interfaces",
+        Capability::NetAdmin | Capability::NetRaw => "attaches programs to network interfaces",
         Capability::Perfmon => "lets them read memory and be attached",
         Capability::SysAdmin => "attaches uprobes on kernels before 6.6",
         Capability::SysPtrace => {

@@ -34,8 +34,11 @@ enum Command {
     Gateway(GatewayArgs),
     /// Watch this node: who calls which Service, also one without pods, and what is answered
     Node(NodeArgs),
-    /// Tell what this kernel, these rights and these gateways allow, and what to do about each lack
+    /// Tell what this kernel, these rights and these gateways, or this cluster, allow, and what to do about each lack
     Doctor {
+        /// For which command
+        #[arg(value_enum, default_value = "gateway")]
+        subject: Subject,
         /// The configuration file
         #[arg(long, value_name = "FILE", env = "GATEWATCH_CONFIG")]
         config: Option<PathBuf>,
@@ -55,6 +58,15 @@ enum Command {
     /// Check a configuration file without starting anything
     #[command(subcommand)]
     Check(Check),
+}
+
+/// What the doctor looks at.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Subject {
+    /// `gatewatch gateway`
+    Gateway,
+    /// `gatewatch node`
+    Node,
 }
 
 #[derive(Subcommand)]
@@ -169,12 +181,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             unload::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Doctor { config, patience, prepare } => {
+        Command::Doctor { subject, config, patience, prepare } => {
             if prepare {
                 doctor::prepare()?;
             }
             let config = Source { file: config, flags: Flags::default() }.load()?.config;
-            let works = doctor::run(&config, Duration::from_secs(patience));
+            let works = match subject {
+                Subject::Gateway => doctor::run(&config, Duration::from_secs(patience)),
+                Subject::Node => doctor::node::run(&config),
+            };
             Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }

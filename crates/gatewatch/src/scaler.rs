@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use gatewatch_capture::clock;
 use gatewatch_export::{
     figures::{self, Figure, Kind, Source},
@@ -15,6 +15,8 @@ use gatewatch_export::{
 };
 use gatewatch_scaler::{ClientTls, Limits, Scaler, ServerTls, Settings, Tls};
 use tokio::net::TcpListener;
+
+use crate::listen;
 
 /// How often certificates are read again.
 const RENEW: Duration = Duration::from_secs(30);
@@ -76,8 +78,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 async fn serve(args: &Args, log: &Arc<Mutex<Log>>) -> Result<()> {
     let scaler = Settings { nodes: args.nodes.clone(), limits: Limits::default() };
     let scaler = Arc::new(Scaler::new(scaler));
-    let listener = bind(args.listen, "--listen or SCALER_ADDR").await?.into_std().context("cannot listen")?;
-    let metrics = bind(args.metrics, "--metrics or METRICS_ADDR").await?;
+    let listener = listen::on(args.listen, "--listen or SCALER_ADDR").await?;
+    let listener = listener.into_std().context("cannot listen")?;
+    let metrics = listen::on(args.metrics, "--metrics or METRICS_ADDR").await?;
     let source = Arc::new(Watched(Arc::clone(&scaler)));
     tokio::spawn(figures::serve(metrics, source, std::future::pending()));
     say(log, Level::Info, &format!("KEDA is answered on {}; nodes: {}", args.listen, args.nodes.join(", ")));
@@ -142,13 +145,6 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(listener),
-        Err(error) => bail!("cannot listen on {address}: {error}. Choose another with {flag}"),
-    }
-}
-
 fn say(log: &Mutex<Log>, level: Level, text: &str) {
     if let Ok(mut log) = log.lock() {
         log.say(level, clock::realtime(), text);
@@ -182,10 +178,7 @@ impl Source for Watched {
 
     fn figures(&self) -> Vec<Figure> {
         let figures = self.0.figures();
-        let one = |kind, name, help, value| Figure { name, help, kind, values: vec![(None, value)] };
-        let gauge = |name, help, value| one(Kind::Gauge, name, help, value);
-        let counter = |name, help, value| one(Kind::Counter, name, help, value);
-        let questions = figures.questions.map(|(method, n)| (Some(("method", method)), n));
+        let (counter, gauge) = (Figure::counter, Figure::gauge);
         vec![
             gauge("gatewatch_scaler_nodes", "Addresses of node agents, as last resolved.", figures.nodes),
             gauge(
@@ -221,12 +214,13 @@ impl Source for Watched {
                 "Times a stream was told that a Service is called that was not before.",
                 figures.activations,
             ),
-            Figure {
-                name: "gatewatch_scaler_questions",
-                help: "Questions of KEDA.",
-                kind: Kind::Counter,
-                values: questions.to_vec(),
-            },
+            Figure::by(
+                "method",
+                Kind::Counter,
+                "gatewatch_scaler_questions",
+                "Questions of KEDA.",
+                figures.questions,
+            ),
             counter(
                 "gatewatch_scaler_bad_questions",
                 "Questions whose trigger metadata was wrong.",

@@ -34,11 +34,15 @@ fn cluster(name: &str) -> (Node, Cluster) {
 }
 
 fn agent(cluster: &Cluster) -> Agent {
-    let agent = AgentSetup::node()
+    agent_with(cluster, &[])
+}
+
+fn agent_with(cluster: &Cluster, env: &[(&str, &str)]) -> Agent {
+    let setup = AgentSetup::node()
         .env("MODE", "cluster")
         .env("KUBECONFIG", cluster.kubeconfig().to_str().unwrap())
-        .config(&format!("node: {{ demand: {{ listen: '127.0.0.1:{}' }} }}", free_port()))
-        .start();
+        .config(&format!("node: {{ demand: {{ listen: '127.0.0.1:{}' }} }}", free_port()));
+    let agent = env.iter().fold(setup, |setup, (name, value)| setup.env(name, value)).start();
     agent.wait_ready();
     agent
 }
@@ -316,4 +320,21 @@ fn documented_metrics_of_the_node() {
     });
     let exposed: std::collections::BTreeSet<_> = families.collect();
     assert_eq!(exposed, documented);
+}
+
+#[test]
+fn a_namespace_that_does_not_exist_is_told() {
+    let _turn = Turn::shared();
+    let cluster = Cluster::start(&[]);
+    cluster.create("/api/v1/namespaces", &json!({"metadata": {"name": "shop"}}));
+    service(&cluster, "cart", "10.96.0.10", &json!({}));
+    for (namespace, told) in [("shop", false), ("shpo", true)] {
+        let agent = agent_with(&cluster, &[("WATCH_NAMESPACE", namespace), ("ENABLE_L4", "false")]);
+        agent.wait_said("the cluster is known");
+        if told {
+            agent.wait_said("mend WATCH_NAMESPACE");
+        } else {
+            assert!(!agent.stdout().contains("WATCH_NAMESPACE"), "{}", agent.stdout());
+        }
+    }
 }

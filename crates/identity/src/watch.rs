@@ -33,6 +33,7 @@ use guard::{AllSeen, GuardLayer};
 use objects::Object;
 use tell::{News, Tells, Told};
 
+pub mod access;
 mod guard;
 mod hold;
 mod objects;
@@ -227,7 +228,9 @@ impl Watch {
         if refused {
             self.tell(Change::Refused(kind)).await?;
         }
-        if course.trouble.as_ref() != Some(&why) {
+        // Nodes belong to no namespace: who watches one of them is seldom let see them, and does nearly as well.
+        let usual = refused && kind == Kind::Node && self.settings.namespace.is_some();
+        if !usual && course.trouble.as_ref() != Some(&why) {
             self.tell(Change::Notice(why.clone())).await?;
             course.trouble = Some(why);
         }

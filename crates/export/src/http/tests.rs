@@ -1,33 +1,37 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{atomic::AtomicBool, mpsc},
+    sync::{
+        atomic::{AtomicBool, AtomicU64},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
 use super::*;
-use crate::snapshot::Figures;
+use crate::{hot_loop::PATIENCE, snapshot::Figures};
 
 /// One clock for each test that moves it: they run side by side.
 static HEALTH_NOW: AtomicU64 = AtomicU64::new(0);
 
 /// Serves while `test` runs, with a loop that publishes what it is asked for until told to stop.
-fn check(exchange: &Arc<Exchange>, now_ns: fn() -> u64, test: impl FnOnce(SocketAddr)) {
-    check_with(exchange, now_ns, true, test);
+fn check(meeting: &Arc<Meeting>, now_ns: fn() -> u64, test: impl FnOnce(SocketAddr)) {
+    check_with(meeting, now_ns, true, test);
 }
 
-fn check_with(exchange: &Arc<Exchange>, now_ns: fn() -> u64, metrics: bool, test: impl FnOnce(SocketAddr)) {
-    exchange.offer_metrics(metrics);
+fn check_with(meeting: &Arc<Meeting>, now_ns: fn() -> u64, metrics: bool, test: impl FnOnce(SocketAddr)) {
+    meeting.offer_metrics(metrics);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (tell, address) = mpsc::channel();
-    let served = Arc::clone(exchange);
+    let served = Arc::clone(meeting);
     let server = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let stop = async { drop(stopped.await) };
-            serve(listener, served, now_ns, stop).await.unwrap();
+            serve(listener, served, now_ns, stop).await;
         });
     });
     test(address.recv_timeout(Duration::from_secs(20)).unwrap());
@@ -49,9 +53,9 @@ fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
 
 #[test]
 fn health_is_a_loop_that_turns() {
-    let exchange = Arc::new(Exchange::default());
+    let meeting = Arc::new(Meeting::default());
     let clock = || HEALTH_NOW.load(Ordering::Relaxed);
-    check(&exchange, clock, |address| {
+    check(&meeting, clock, |address| {
         const SECOND: u64 = 1_000_000_000;
         for (turned, now, expected) in [
             // Never turned on a machine that has been up for long.
@@ -64,7 +68,7 @@ fn health_is_a_loop_that_turns() {
             // The loop's clock was read after the server's.
             (1061 * SECOND, 1060 * SECOND, 200),
         ] {
-            exchange.turn(turned);
+            meeting.hot_loop.turn(turned);
             HEALTH_NOW.store(now, Ordering::Relaxed);
             let (status, _, body) = get(address, "/healthz");
             assert_eq!(status, expected, "turned at {turned}, now {now}: {body}");
@@ -76,32 +80,32 @@ fn health_is_a_loop_that_turns() {
 
 #[test]
 fn ready_is_a_gateway_that_is_watched() {
-    let exchange = Arc::new(Exchange::default());
+    let meeting = Arc::new(Meeting::default());
     check(
-        &exchange,
+        &meeting,
         || 0,
         |address| {
             for (ready, expected) in [(None, 503), (Some(true), 200), (Some(false), 503), (Some(true), 200)] {
                 if let Some(ready) = ready {
-                    exchange.set_ready(ready);
+                    meeting.hot_loop.set_ready(ready);
                 }
                 assert_eq!(get(address, "/readyz").0, expected, "{ready:?}");
             }
-            exchange.set_ready(false);
+            meeting.hot_loop.set_ready(false);
             assert!(get(address, "/readyz").2.contains("gatewatch doctor"));
         },
     );
 }
 
 /// A hot loop in small: it publishes what it has counted when it is asked.
-fn with_loop(exchange: &Arc<Exchange>, test: impl FnOnce()) {
+fn with_loop(meeting: &Arc<Meeting>, test: impl FnOnce()) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut turns = 0;
             while !done.load(Ordering::Relaxed) {
                 turns += 1;
-                if exchange.turn(0) {
+                if meeting.hot_loop.turn(0) {
                     let mut snapshot = Snapshot { coarse_starts: turns, ..Snapshot::default() };
                     let figures =
                         Figures { requests: 7, percentiles_ns: [1, 2, 3_000_000], ..Figures::default() };
@@ -109,7 +113,7 @@ fn with_loop(exchange: &Arc<Exchange>, test: impl FnOnce()) {
                         crate::snapshot::Row { name: "a\"b".to_owned(), total: figures, window: figures };
                     snapshot.statistics.all = row.clone();
                     snapshot.statistics.dimensions = vec![("host", vec![row])];
-                    exchange.publish(snapshot);
+                    meeting.hot_loop.publish(snapshot);
                 }
                 thread::sleep(Duration::from_millis(1));
             }
@@ -125,12 +129,12 @@ fn with_loop(exchange: &Arc<Exchange>, test: impl FnOnce()) {
 
 #[test]
 fn metrics_are_fresh() {
-    let exchange = Arc::new(Exchange::default());
+    let meeting = Arc::new(Meeting::default());
     check(
-        &exchange,
+        &meeting,
         || 0,
         |address| {
-            with_loop(&exchange, || {
+            with_loop(&meeting, || {
                 let turns = || -> u64 {
                     let (status, head, body) = get(address, "/metrics");
                     assert_eq!(status, 200);
@@ -150,10 +154,10 @@ fn metrics_are_fresh() {
 
 #[test]
 fn a_loop_that_hangs_gives_the_last_picture_and_no_scrape_hangs() {
-    let exchange = Arc::new(Exchange::default());
-    exchange.publish(Snapshot { coarse_starts: 5, ..Snapshot::default() });
+    let meeting = Arc::new(Meeting::default());
+    meeting.hot_loop.publish(Snapshot { coarse_starts: 5, ..Snapshot::default() });
     check(
-        &exchange,
+        &meeting,
         || 0,
         |address| {
             let begun = std::time::Instant::now();
@@ -161,20 +165,20 @@ fn a_loop_that_hangs_gives_the_last_picture_and_no_scrape_hangs() {
             assert_eq!(status, 200);
             assert!(body.contains("gatewatch_http_coarse_starts_total 5\n"));
             assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < Duration::from_secs(10));
-            assert!(exchange.turn(1), "the loop learns that somebody waits");
-            assert!(!exchange.turn(2), "once");
+            assert!(meeting.hot_loop.turn(1), "the loop learns that somebody waits");
+            assert!(!meeting.hot_loop.turn(2), "once");
         },
     );
 }
 
 #[test]
 fn statistics_are_json() {
-    let exchange = Arc::new(Exchange::default());
+    let meeting = Arc::new(Meeting::default());
     check(
-        &exchange,
+        &meeting,
         || 0,
         |address| {
-            with_loop(&exchange, || {
+            with_loop(&meeting, || {
                 let (status, head, body) = get(address, "/api/v1/statistics");
                 assert_eq!(status, 200);
                 assert!(head.contains("content-type: application/json"), "{head}");
@@ -189,24 +193,24 @@ fn statistics_are_json() {
 
 #[test]
 fn metrics_can_be_off() {
-    let exchange = Arc::new(Exchange::default());
+    let meeting = Arc::new(Meeting::default());
     check_with(
-        &exchange,
+        &meeting,
         || 0,
         false,
         |address| {
             assert_eq!(get(address, "/metrics").0, 404);
             assert_eq!(get(address, "/healthz").0, 200);
-            assert!(!exchange.turn(1), "nobody asked the loop for anything");
+            assert!(!meeting.hot_loop.turn(1), "nobody asked the loop for anything");
         },
     );
 }
 
 #[test]
 fn other_routes_and_garbage_are_refused() {
-    let exchange = Arc::new(Exchange::default());
+    let meeting = Arc::new(Meeting::default());
     check(
-        &exchange,
+        &meeting,
         || 0,
         |address| {
             assert_eq!(get(address, "/").0, 404);

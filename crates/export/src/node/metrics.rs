@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Number, Snapshot, newborn::Newborn};
+use super::{Snapshot, newborn::Newborn};
 use crate::metrics::{agent, counter, gauge, network, programs, seconds};
 
 /// Writes the snapshot as text. Series born after `seen_until_ns` are shown at 0.
@@ -144,7 +144,7 @@ impl Collector for View {
         for (stage, reason, n) in &snapshot.lost {
             family.counter(&[("stage", *stage), ("reason", *reason)], *n)?;
         }
-        numbers(&snapshot.counters, encoder, true)?;
+        snapshot.figures.iter().try_for_each(|figure| figure.encode(encoder))?;
         programs(snapshot.programs.iter(), encoder)?;
         network::maps(snapshot.maps.iter(), encoder)?;
         if let Some(cluster) = &snapshot.cluster {
@@ -165,38 +165,18 @@ impl Collector for View {
             gauge(encoder, "gatewatch_attempts_tier", "How the address asked for is learnt; always 1.")?
                 .gauge(&[("tier", snapshot.attempts_tier)], 1u64)?;
         }
-        numbers(&snapshot.gauges, encoder, false)?;
         for durations in &snapshot.durations {
-            let name = format!("gatewatch_{}", durations.name);
             encoder
-                .encode_descriptor(&name, durations.help, None, MetricType::Histogram)?
+                .encode_descriptor(durations.name, durations.help, None, MetricType::Histogram)?
                 .encode_histogram::<NoLabelSet>(
-                    durations.sum_seconds,
-                    durations.count,
-                    &durations.buckets,
-                    None,
-                )?;
+                durations.sum_seconds,
+                durations.count,
+                &durations.buckets,
+                None,
+            )?;
         }
         agent(snapshot.agent, encoder)
     }
-}
-
-fn numbers(numbers: &[Number], encoder: &mut DescriptorEncoder<'_>, count: bool) -> fmt::Result {
-    for same in numbers.chunk_by(|a, b| a.name == b.name) {
-        let Some(Number { name, help, .. }) = same.first() else { continue };
-        let name = format!("gatewatch_{name}");
-        let mut family = if count { counter(encoder, &name, help)? } else { gauge(encoder, &name, help)? };
-        for number in same {
-            let label = number.label.as_ref().map(|(name, value)| [(*name, value.as_str())]);
-            match (label, count) {
-                (Some(label), true) => family.counter(&label, number.value)?,
-                (Some(label), false) => family.gauge(&label, number.value)?,
-                (None, true) => family.one_counter(number.value)?,
-                (None, false) => family.one_gauge(number.value)?,
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use gatewatch_insight::{
 };
 
 use crate::{
+    figures::Figure,
     network::Map,
     snapshot::{Agent, Program},
 };
@@ -42,10 +43,8 @@ pub struct Snapshot {
     pub lost: Vec<(&'static str, &'static str, u64)>,
     /// What is known of the cluster; `None`: none is asked.
     pub cluster: Option<Cluster>,
-    /// Numbers of single parts: name without `gatewatch_`, help, labels, value.
-    pub counters: Vec<Number>,
-    /// Likewise, of what goes up and down.
-    pub gauges: Vec<Number>,
+    /// Figures of single parts.
+    pub figures: Vec<Figure>,
     /// Histograms of single parts.
     pub durations: Vec<Durations>,
     /// Kernel memory of the maps.
@@ -56,23 +55,10 @@ pub struct Snapshot {
     pub agent: Agent,
 }
 
-/// A number that a part of the agent shows. Those of one name follow each other.
-#[derive(Clone, Debug)]
-pub struct Number {
-    /// The family's name, without `_total`.
-    pub name: &'static str,
-    /// What it is.
-    pub help: &'static str,
-    /// Label and value.
-    pub label: Option<(&'static str, String)>,
-    /// It.
-    pub value: f64,
-}
-
 /// A histogram that a part of the agent shows.
 #[derive(Clone, Debug)]
 pub struct Durations {
-    /// The family's name without `gatewatch_`.
+    /// The family's name.
     pub name: &'static str,
     /// What it is.
     pub help: &'static str,

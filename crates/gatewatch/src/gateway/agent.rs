@@ -18,7 +18,7 @@ use gatewatch_capture::{
 };
 use gatewatch_config::{Config, Detail};
 use gatewatch_export::{
-    http::Exchange,
+    http::Meeting,
     log::{Level, Log},
     snapshot::Reloads,
 };
@@ -68,7 +68,7 @@ pub struct Agent {
     lean: bool,
     known_names: Vec<String>,
     folding: Folding,
-    exchange: Arc<Exchange>,
+    meeting: Arc<Meeting>,
     window: publish::Window,
     next_tick_ns: u64,
     exited: Vec<u32>,
@@ -93,7 +93,7 @@ pub struct Agent {
 /// What the agent shares with others.
 pub struct Ends {
     /// With the HTTP server.
-    pub exchange: Arc<Exchange>,
+    pub meeting: Arc<Meeting>,
     /// With who switches the Lua probes.
     pub lua_wanted: Arc<AtomicBool>,
     /// With who asks the gateway for its count.
@@ -112,8 +112,8 @@ impl Agent {
     pub fn new(prepared: Prepared, ends: Ends) -> Result<Self> {
         let Prepared { config, changes: _, traffic, masker, filter } = prepared;
         let config = &*config;
-        let Ends { exchange, lua_wanted, status, news, live } = ends;
-        exchange.offer_metrics(config.metrics.enabled);
+        let Ends { meeting, lua_wanted, status, news, live } = ends;
+        meeting.offer_metrics(config.metrics.enabled);
         let root = ProcRoot::default();
         let names = settings::process_names(config);
         let mut log = Log::new(settings::log(config), io::stdout()).context("cannot start the log")?;
@@ -169,7 +169,7 @@ impl Agent {
             lean: config.gateway.detail == Detail::Lean,
             known_names: names,
             folding,
-            exchange,
+            meeting,
             window: publish::Window::new(clock::monotonic(), config.stats.interval),
             next_tick_ns: 0,
             exited: Vec::new(),
@@ -198,7 +198,7 @@ impl Agent {
         if now >= self.next_tick_ns {
             self.tick(now);
         }
-        if self.exchange.turn(now) {
+        if self.meeting.hot_loop.turn(now) {
             self.calibrate();
             let mut snapshot = publish::snapshot(publish::Scene {
                 probe: &self.probe,
@@ -219,9 +219,9 @@ impl Agent {
                 gateway.counted_by_gateway = Some(learned.counted);
                 gateway.coverage = learned.coverage;
             }
-            self.exchange.publish(snapshot);
+            self.meeting.hot_loop.publish(snapshot);
         }
-        for (level, message) in self.exchange.network.messages() {
+        for (level, message) in self.meeting.network.messages() {
             self.folding.say(level, &message);
         }
         self.folding.log.flush();
@@ -236,7 +236,7 @@ impl Agent {
         while self.drain() > 0 {}
         self.tick(clock::monotonic());
         self.say_statistics(clock::monotonic());
-        for (level, message) in self.exchange.network.messages() {
+        for (level, message) in self.meeting.network.messages() {
             self.folding.say(level, &message);
         }
         self.folding.log.finish();
@@ -327,7 +327,7 @@ impl Agent {
                 }
             }
         }
-        self.exchange.set_ready(self.watched.iter().flatten().any(|watched| !watched.is_detached()));
+        self.meeting.hot_loop.set_ready(self.watched.iter().flatten().any(|watched| !watched.is_detached()));
     }
 
     fn attach(&mut self, binary: &Arc<Binary>, file: File, process: &GatewayProcess) {
@@ -417,7 +417,7 @@ impl Agent {
         for (level, text) in lua.tick(probe, reaper, &folding.root, &pids, requests, calls) {
             self.folding.say(level, &text);
         }
-        for warning in self.exchange.warnings() {
+        for warning in self.meeting.warnings() {
             self.folding.say(Level::Warn, &warning);
         }
         if self.window.is_over(now) {

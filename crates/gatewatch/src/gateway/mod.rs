@@ -27,7 +27,7 @@ use std::{
 use anyhow::{Context, Result};
 use gatewatch_capture::clock;
 use gatewatch_export::{
-    http::{self, Exchange},
+    http::{self, Meeting},
     log::Level,
 };
 
@@ -50,7 +50,7 @@ use crate::network::Network;
 pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
     let Loaded { config, bytes } = source.load()?;
     let config = Arc::new(config);
-    let exchange = Arc::new(Exchange::default());
+    let meeting = Arc::new(Meeting::default());
     let stop = Arc::new(AtomicBool::new(false));
     let address: SocketAddr = config.listen.0;
     let runtime =
@@ -62,16 +62,16 @@ pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
     let status = status::Slot::default();
     let live = Arc::new(Live::new(Arc::clone(&config)));
     // Before anything is attached: a second agent should fail first.
-    let network = Network::start(live.subscribe(), Arc::clone(&exchange))?;
+    let network = Network::start(live.subscribe(), Arc::clone(&meeting))?;
     let prepared = Prepared::new(Arc::clone(&config), &config)?;
     let (ask, news) = reload::start(source, bytes, config).context("cannot start")?;
     let hot = {
         let (lua_wanted, status) = (Arc::clone(&lua_wanted), Arc::clone(&status));
-        let (exchange, stop, live) = (Arc::clone(&exchange), Arc::clone(&stop), Arc::clone(&live));
+        let (meeting, stop, live) = (Arc::clone(&meeting), Arc::clone(&stop), Arc::clone(&live));
         // The agent is made by the thread that runs it: its rings stay there.
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
-            match Agent::new(prepared, Ends { exchange, lua_wanted, status, news, live }) {
+            match Agent::new(prepared, Ends { meeting, lua_wanted, status, news, live }) {
                 Ok(mut agent) => {
                     let _waiting = started.send(Ok(()));
                     while !stop.load(Ordering::Relaxed) {
@@ -92,7 +92,7 @@ pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
     let for_good = Arc::new(AtomicBool::new(false));
     let stopped = {
         let (stop, for_good) = (Arc::clone(&stop), Arc::clone(&for_good));
-        let (live, exchange) = (Arc::clone(&live), Arc::clone(&exchange));
+        let (live, meeting) = (Arc::clone(&live), Arc::clone(&meeting));
         async move {
             let end = ended(limit).await;
             for_good.store(end == End::ForGood, Ordering::Relaxed);
@@ -104,21 +104,21 @@ pub fn run(source: Source, limit: Option<Duration>) -> Result<()> {
                     }
                     End::ForGood => "ends, and nothing is left counting",
                 };
-                exchange.network.say(Level::Info, text.to_owned());
+                meeting.network.say(Level::Info, text.to_owned());
             }
             stop.store(true, Ordering::Relaxed);
         }
     };
     runtime.spawn(switch_on_signal(lua_wanted));
-    runtime.spawn(answer_hangup(ask, Arc::clone(&exchange)));
-    runtime.spawn(status::ask(live.subscribe(), Arc::clone(&exchange), status));
-    let served = runtime.block_on(http::serve(listener, exchange, clock::monotonic, stopped));
+    runtime.spawn(answer_hangup(ask, Arc::clone(&meeting)));
+    runtime.spawn(status::ask(live.subscribe(), Arc::clone(&meeting), status));
+    runtime.block_on(http::serve(listener, meeting, clock::monotonic, stopped));
     stop.store(true, Ordering::Relaxed);
     network.finish(for_good.load(Ordering::Relaxed));
     hot.join().map_err(|_| {
         anyhow::anyhow!("the hot loop ({hot_thread:?}) ended by a defect of gatewatch: see above")
     })?;
-    served.context("the HTTP server failed")
+    Ok(())
 }
 
 /// Each SIGUSR2 switches the Lua probes on or off.
@@ -131,12 +131,12 @@ async fn switch_on_signal(lua_wanted: Arc<AtomicBool>) {
 }
 
 /// SIGHUP asks to read the configuration's file now.
-async fn answer_hangup(ask: Ask, exchange: Arc<Exchange>) {
+async fn answer_hangup(ask: Ask, meeting: Arc<Meeting>) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
         if !ask.now() {
-            exchange.say("SIGHUP: there is no configuration file (--config) to be read anew".to_owned());
+            meeting.say("SIGHUP: there is no configuration file (--config) to be read anew".to_owned());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use gatewatch_export::{http::Exchange, snapshot::Snapshot};
+use gatewatch_export::{http::Meeting, snapshot::Snapshot};
 use gatewatch_target::counters::Reading;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::{
@@ -37,7 +37,7 @@ pub struct Learned {
 pub type Slot = Arc<Mutex<Option<Learned>>>;
 
 /// Asks for ever, at the address the newest configuration names.
-pub async fn ask(mut newest: Newest, exchange: Arc<Exchange>, slot: Slot) {
+pub async fn ask(mut newest: Newest, meeting: Arc<Meeting>, slot: Slot) {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let mut base = None;
     let (mut asked, mut told): (Option<String>, Option<String>) = (None, None);
@@ -49,7 +49,7 @@ pub async fn ask(mut newest: Newest, exchange: Arc<Exchange>, slot: Slot) {
         }
         let learned = match &url {
             None => None,
-            Some(url) => match compare(&client, url, &exchange, &mut base).await {
+            Some(url) => match compare(&client, url, &meeting, &mut base).await {
                 Ok(learned) => {
                     told = None;
                     learned
@@ -58,7 +58,7 @@ pub async fn ask(mut newest: Newest, exchange: Arc<Exchange>, slot: Slot) {
                     let text = format!("gateway.status_url is of no use now: {error:#}");
                     // The same each 10 s would say no more.
                     if told.as_ref() != Some(&text) {
-                        exchange.say(text.clone());
+                        meeting.say(text.clone());
                         told = Some(text);
                     }
                     base = None;
@@ -90,12 +90,12 @@ fn seen(snapshot: &Snapshot) -> u64 {
 async fn compare(
     client: &Client<HttpConnector, Empty<&'static [u8]>>,
     url: &str,
-    exchange: &Exchange,
+    meeting: &Meeting,
     base: &mut Option<i128>,
 ) -> Result<Option<Learned>> {
-    let low = seen(&*exchange.fresh().await);
+    let low = seen(&*meeting.hot_loop.fresh().await);
     let reading = tokio::time::timeout(PATIENCE, fetch(client, url)).await.context("no answer in time")??;
-    let after = exchange.fresh().await;
+    let after = meeting.hot_loop.fresh().await;
     let high = seen(&after);
     let ended = i128::from(reading.ended());
     let Some(base) = *base else {

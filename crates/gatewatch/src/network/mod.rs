@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use gatewatch_capture::CaptureError;
-use gatewatch_export::{http::Exchange, log::Level};
+use gatewatch_export::{http::Meeting, log::Level};
 
 /// How often it is looked whether anything is to be watched.
 const LOOK: Duration = Duration::from_millis(500);
@@ -51,7 +51,7 @@ impl Network {
     ///
     /// # Errors
     /// When another agent watches this network namespace.
-    pub fn start(mut newest: Newest, exchange: Arc<Exchange>) -> Result<Self> {
+    pub fn start(mut newest: Newest, meeting: Arc<Meeting>) -> Result<Self> {
         let enabled = newest.borrow_and_update().network.enabled;
         let lock = if enabled { Some(Lock::take()?) } else { None };
         let shared = Arc::new(Shared::default());
@@ -59,7 +59,7 @@ impl Network {
             let shared = Arc::clone(&shared);
             thread::Builder::new()
                 .name("network".to_owned())
-                .spawn(move || Supervisor { newest, exchange: &exchange, shared: &shared }.run(lock))
+                .spawn(move || Supervisor { newest, meeting: &meeting, shared: &shared }.run(lock))
                 .context("cannot start the network's thread")?
         };
         Ok(Self { thread, shared })
@@ -78,13 +78,13 @@ impl Network {
 /// Keeps a watch going: one that fails is begun anew, later and later.
 struct Supervisor<'a> {
     newest: Newest,
-    exchange: &'a Exchange,
+    meeting: &'a Meeting,
     shared: &'a Shared,
 }
 
 impl Supervisor<'_> {
     fn run(&mut self, mut lock: Option<Lock>) {
-        let desk = &self.exchange.network;
+        let desk = &self.meeting.network;
         let mut failures = 0;
         let mut said = String::new();
         while !self.is_stopped() {
@@ -98,7 +98,7 @@ impl Supervisor<'_> {
                     desk.open(thread::current());
                     let ran = catch_unwind(AssertUnwindSafe(|| {
                         let config = Arc::clone(&self.newest.borrow_and_update());
-                        Watch::start(&config, self.exchange)?.run(&mut self.newest, self.shared)
+                        Watch::start(&config, self.meeting)?.run(&mut self.newest, self.shared)
                     }));
                     desk.close();
                     lock = Some(held);

@@ -28,7 +28,7 @@ use gatewatch_event::{
     Transport,
     connection::{FlowId, IpProtocol, Socket, TcpState},
 };
-use gatewatch_export::{http::Exchange, log::Level, network::Desk};
+use gatewatch_export::{http::Meeting, log::Level, network::Desk};
 use gatewatch_insight::connections::{Carried, Connections, Fate};
 use gatewatch_target::{
     interfaces::{Interface, Points, interfaces},
@@ -59,7 +59,7 @@ const LOOK_NS: u64 = 10_000_000_000;
 
 /// Everything the network's thread owns.
 pub struct Watch<'a> {
-    exchange: &'a Exchange,
+    meeting: &'a Meeting,
     pub(super) packets: NetworkProbe,
     pub(super) tcp: Option<ConnectionProbe>,
     wanted: Wanted,
@@ -87,8 +87,8 @@ pub struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// Loads the probes, and takes over what an earlier agent left.
-    pub fn start(config: &Config, exchange: &'a Exchange) -> Result<Self> {
-        let desk = &exchange.network;
+    pub fn start(config: &Config, meeting: &'a Meeting) -> Result<Self> {
+        let desk = &meeting.network;
         let mut pin = config.network.pin.then(|| config.network.pin_dir.clone());
         let load = |pin: &Option<PathBuf>| {
             NetworkProbe::load(&network::Settings {
@@ -124,7 +124,7 @@ impl<'a> Watch<'a> {
             Takeover::Fresh | Takeover::Unpinned => {}
         }
         let mut watch = Self {
-            exchange,
+            meeting,
             packets,
             tcp: None,
             wanted: Wanted::new(config),
@@ -165,7 +165,7 @@ impl<'a> Watch<'a> {
     }
 
     fn desk(&self) -> &'a Desk {
-        &self.exchange.network
+        &self.meeting.network
     }
 
     /// Until it is told to stop.

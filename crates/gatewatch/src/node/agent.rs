@@ -16,8 +16,10 @@ use gatewatch_config::Config;
 use gatewatch_decode::attempt::{Told, told};
 use gatewatch_event::{Attempt, AttemptEnd, Outcome};
 use gatewatch_export::{
+    figures::{Figure, Kind},
+    hot_loop::HotLoop,
     log::{Level, Log},
-    node::{Number, Snapshot, http::Exchange},
+    node::Snapshot,
 };
 use gatewatch_insight::demand::{Bounds, Demand};
 use gatewatch_scaler::demand::Board;
@@ -48,7 +50,7 @@ const HOUSEKEEPING_NS: u64 = 10_000_000_000;
 /// What the hot loop shares with others.
 pub struct Ends {
     /// With the server.
-    pub exchange: Arc<Exchange>,
+    pub hot_loop: Arc<HotLoop<Snapshot>>,
     /// With whoever has something for it.
     pub bell: Arc<Bell>,
     /// With the API server.
@@ -187,9 +189,9 @@ impl Agent {
                 self.log.say(Level::Warn, clock::realtime(), &failed);
             }
         }
-        if self.ends.exchange.turn(now) {
+        if self.ends.hot_loop.turn(now) {
             let snapshot = self.snapshot();
-            self.ends.exchange.publish(snapshot);
+            self.ends.hot_loop.publish(snapshot);
         }
         self.log.flush();
         if drained > 0 {
@@ -208,7 +210,7 @@ impl Agent {
     /// What is new of the cluster.
     fn learn(&mut self, now: u64) {
         let Some(cluster) = &mut self.ends.cluster else {
-            self.ends.exchange.set_ready(true);
+            self.ends.hot_loop.set_ready(true);
             return;
         };
         let news = cluster.catch_up(now);
@@ -246,9 +248,15 @@ impl Agent {
             let told = cluster.told(now);
             let text = format!("the cluster is known: {} Services, {} pods", told.services, told.pods);
             self.log.say(Level::Info, clock::realtime(), &text);
+            if let Some(namespace) = cluster.empty_namespace() {
+                let text = format!(
+                    "namespace `{namespace}` holds neither Services nor pods: if `kubectl get namespace {namespace}` does not find it, mend WATCH_NAMESPACE"
+                );
+                self.log.say(Level::Warn, clock::realtime(), &text);
+            }
         }
         self.knew |= known;
-        self.ends.exchange.set_ready(known);
+        self.ends.hot_loop.set_ready(known);
         if self.unnamed.is_some() && (known || now.saturating_sub(self.began_ns) > PATIENCE_NS) {
             self.name_what_waits();
         }
@@ -304,15 +312,14 @@ impl Agent {
                 ("decode", "attempt_malformed", counts.malformed),
             ]);
         }
-        let up = |name: &str, up: bool| Number {
-            name: "probe_up",
-            help: "1: watched; 0: not, see the log.",
-            label: Some(("probe", name.to_owned())),
-            value: f64::from(u8::from(up)),
-        };
-        snapshot
-            .gauges
-            .extend([up("attempts", self.probe.is_some()), up("requests", self.requests.is_some())]);
+        let up = [("attempts", self.probe.is_some()), ("requests", self.requests.is_some())];
+        snapshot.figures.push(Figure::by(
+            "probe",
+            Kind::Gauge,
+            "gatewatch_probe_up",
+            "1: watched; 0: not, see the log.",
+            up.map(|(probe, up)| (probe, u64::from(up))),
+        ));
         snapshot.attempts_reported = counts.reported;
         snapshot.attempts_excluded = counts.excluded;
         snapshot.attempts_folded = counts.demand.folded();

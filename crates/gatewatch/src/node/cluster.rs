@@ -32,6 +32,8 @@ const NODE_PORTS: usize = 4096;
 pub struct Cluster {
     directory: Directory,
     changes: mpsc::Receiver<Change>,
+    /// The only one that is watched.
+    namespace: Option<String>,
     host_namespace: u32,
     began_ns: u64,
 }
@@ -56,13 +58,8 @@ impl Cluster {
         if node.mode == Mode::Local {
             return None;
         }
-        let namespace = (!node.watch_namespace.is_empty()).then(|| node.watch_namespace.clone());
-        let settings = WatchSettings {
-            namespace,
-            labels: node.mapper.labels.iter().map(|label| Arc::from(label.as_str())).collect(),
-            node: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
-            ..WatchSettings::default()
-        };
+        let settings = watch_settings(config);
+        let namespace = settings.namespace.clone();
         let (watch, mut told) = watch::start(settings);
         runtime.spawn(watch);
         let (sender, changes) = mpsc::channel(WAITING);
@@ -85,6 +82,7 @@ impl Cluster {
         Some(Self {
             directory: Directory::new(limits),
             changes,
+            namespace,
             host_namespace,
             began_ns: gatewatch_capture::clock::monotonic(),
         })
@@ -111,6 +109,12 @@ impl Cluster {
     /// All of the cluster has been read once.
     pub fn is_known(&self, now_ns: u64) -> bool {
         self.directory.age_ns(now_ns).is_some()
+    }
+
+    /// The namespace to be watched, when there is nothing in it: the API server lists one that does not exist as empty.
+    pub fn empty_namespace(&self) -> Option<&str> {
+        let size = self.directory.size();
+        self.namespace.as_deref().filter(|_| size.services == 0 && size.pods == 0)
     }
 
     /// The names.
@@ -185,6 +189,17 @@ fn holds(directory: &Directory) -> Vec<Wanted> {
     }
     wanted.sort_unstable_by_key(|wanted| wanted.address);
     wanted
+}
+
+/// What is followed of the cluster.
+pub fn watch_settings(config: &Config) -> WatchSettings {
+    let node = &config.node;
+    WatchSettings {
+        namespace: (!node.watch_namespace.is_empty()).then(|| node.watch_namespace.clone()),
+        labels: node.mapper.labels.iter().map(|label| Arc::from(label.as_str())).collect(),
+        node: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
+        ..WatchSettings::default()
+    }
 }
 
 /// A Service's series, by its name.

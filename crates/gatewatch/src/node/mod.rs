@@ -20,7 +20,10 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use gatewatch_capture::clock;
 use gatewatch_config::Config;
-use gatewatch_export::node::http::{self, Exchange};
+use gatewatch_export::{
+    hot_loop::HotLoop,
+    node::{Snapshot, http},
+};
 use gatewatch_scaler::{
     ServerTls,
     demand::{self, Board},
@@ -35,6 +38,7 @@ use crate::{
 use agent::{Agent, Ends};
 use bell::Bell;
 use cluster::Cluster;
+pub use cluster::watch_settings;
 
 /// How often is looked whether the cluster is known.
 const UNKNOWN: Duration = Duration::from_millis(20);
@@ -47,9 +51,9 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
     let Loaded { config, .. } = source.load()?;
     let config = Arc::new(config);
     let bell = Arc::new(Bell::new().context("cannot start")?);
-    let exchange = {
+    let hot_loop = {
         let bell = Arc::clone(&bell);
-        Arc::new(Exchange::new(move || bell.ring()))
+        Arc::new(HotLoop::new(move || bell.ring()))
     };
     let stop = Arc::new(AtomicBool::new(false));
     let runtime =
@@ -58,13 +62,13 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
     let listener = runtime.block_on(listen::on(config.listen.0, listen::METRICS))?;
     let cluster = Cluster::follow(&config, &bell, runtime.handle());
     let demand = match config.node.demand.enabled && cluster.is_some() {
-        true => Some(demand(&config, &runtime, Arc::clone(&exchange))?),
+        true => Some(demand(&config, &runtime, Arc::clone(&hot_loop))?),
         false => None,
     };
     let (board, served_demand) = demand.unzip();
     let hot = {
         let (config, stop) = (Arc::clone(&config), Arc::clone(&stop));
-        let ends = Ends { exchange: Arc::clone(&exchange), bell: Arc::clone(&bell), cluster, board };
+        let ends = Ends { hot_loop: Arc::clone(&hot_loop), bell: Arc::clone(&bell), cluster, board };
         // The agent is made by the thread that runs it: its rings stay there.
         let (started, start) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("hot-loop".to_owned()).spawn(move || {
@@ -92,14 +96,17 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
         }
     };
     let served = runtime.block_on(async {
-        let metrics = http::serve(listener, exchange, clock::monotonic, stopped);
+        let metrics = http::serve(listener, hot_loop, clock::monotonic, stopped);
         tokio::spawn(pass_over_signals());
         match served_demand {
             Some(demand) => tokio::select! {
-                served = metrics => served.context("the HTTP server failed"),
+                () = metrics => Ok(()),
                 failed = demand => failed.context("the demand stream failed"),
             },
-            None => metrics.await.context("the HTTP server failed"),
+            None => {
+                metrics.await;
+                Ok(())
+            }
         }
     });
     stop.store(true, Ordering::Relaxed);
@@ -112,7 +119,7 @@ pub fn run(source: &Source, limit: Option<Duration>) -> Result<()> {
 fn demand(
     config: &Config,
     runtime: &Runtime,
-    exchange: Arc<Exchange>,
+    hot_loop: Arc<HotLoop<Snapshot>>,
 ) -> Result<(Board, impl Future<Output = Result<()>>)> {
     let settings = &config.node.demand;
     let name = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
@@ -131,7 +138,7 @@ fn demand(
     let served = demand::serve(listener, feed, tls, std::future::pending());
     let known = async move {
         // Who asks a node that knows no Services yet would hear that none is called.
-        while !exchange.is_ready() {
+        while !hot_loop.is_ready() {
             tokio::time::sleep(UNKNOWN).await;
         }
         Ok(served.await?)

@@ -1,11 +1,12 @@
 //! Parts of the snapshot that every probe has.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use gatewatch_capture::{MapMemory, clock};
 use gatewatch_export::{
+    figures::{Figure, Kind},
     network::Map,
-    node::{Durations, Number, Snapshot},
+    node::{Durations, Snapshot},
     snapshot::Program,
 };
 
@@ -39,53 +40,54 @@ pub fn probe(snapshot: &mut Snapshot, maps: Vec<MapMemory>, programs: Vec<(&'sta
 /// Adds what the first request's hold did.
 /// `unheld`: attempts it could not reach, as they came from the node's own network.
 pub fn hold(snapshot: &mut Snapshot, counts: &Counts, unheld: u64) {
-    let number = |name, help, value: u64| Number { name, help, label: None, value: exact(value) };
-    snapshot.counters.extend([
-        number("hold_connected", "Held attempts that were connected.", counts.connected),
-        number("hold_expired", "Held attempts that reached their limit, and were refused.", counts.expired),
-        number("hold_gave_up", "Held attempts whose client waited no longer.", counts.gave_up),
-        Number {
-            name: "hold_unheld",
+    let (counter, gauge) = (Figure::counter, Figure::gauge);
+    snapshot.figures.extend([
+        counter("gatewatch_hold_connected", "Held attempts that were connected.", counts.connected),
+        counter(
+            "gatewatch_hold_expired",
+            "Held attempts that reached their limit, and were refused.",
+            counts.expired,
+        ),
+        counter("gatewatch_hold_gave_up", "Held attempts whose client waited no longer.", counts.gave_up),
+        Figure {
+            name: "gatewatch_hold_unheld",
             help: "Attempts that were refused, for they could not be held.",
-            label: Some(("reason", "host_network".to_owned())),
-            value: exact(unheld),
+            kind: Kind::Counter,
+            values: vec![(Some(("reason", "host_network")), unheld)],
         },
-        number("hold_replays", "SYNs sent once more.", counts.replays),
-        number("hold_replay_failures", "Those the kernel did not take.", counts.replay_failures),
+        counter("gatewatch_hold_replays", "SYNs sent once more.", counts.replays),
+        counter("gatewatch_hold_replay_failures", "Those the kernel did not take.", counts.replay_failures),
+        gauge(
+            "gatewatch_hold_addresses",
+            "Addresses held now: of Services that ask for it, without endpoints.",
+            counts.addresses,
+        ),
+        gauge("gatewatch_hold_waiting", "Attempts that wait now.", counts.waiting),
+        gauge("gatewatch_hold_interfaces", "Interfaces of pods that are held at now.", counts.interfaces),
     ]);
     snapshot.durations.extend([
-        durations("hold_wait_seconds", "Held attempts: from the first SYN to the connection.", &counts.wait),
         durations(
-            "hold_after_ready_seconds",
+            "gatewatch_hold_wait_seconds",
+            "Held attempts: from the first SYN to the connection.",
+            &counts.wait,
+        ),
+        durations(
+            "gatewatch_hold_after_ready_seconds",
             "Held attempts: from the first ready endpoint, or the first SYN if that came later, to the connection.",
             &counts.after_ready,
         ),
     ]);
-    snapshot.gauges.extend([
-        number(
-            "hold_addresses",
-            "Addresses held now: of Services that ask for it, without endpoints.",
-            counts.addresses,
-        ),
-        number("hold_waiting", "Attempts that wait now.", counts.waiting),
-        number("hold_interfaces", "Interfaces of pods that are held at now.", counts.interfaces),
-    ]);
 }
 
 fn durations(name: &'static str, help: &'static str, histogram: &Histogram) -> Durations {
-    let bounds = BOUNDS_MS.iter().map(|ms| exact(*ms) / 1e3).chain([f64::INFINITY]);
+    let bounds = BOUNDS_MS.iter().map(|ms| Duration::from_millis(*ms).as_secs_f64()).chain([f64::INFINITY]);
     Durations {
         name,
         help,
         buckets: bounds.zip(histogram.buckets).collect(),
-        sum_seconds: exact(histogram.sum_ns) / 1e9,
+        sum_seconds: Duration::from_nanos(histogram.sum_ns).as_secs_f64(),
         count: histogram.count(),
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // exact to 2^53
-fn exact(value: u64) -> f64 {
-    value as f64
 }
 
 /// Adds what was read from sockets.
@@ -106,43 +108,42 @@ pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
         ("decode", "garbage", counts.garbage),
         ("decode", "too_long", counts.too_long),
     ]);
-    let apart_help = "Exchanges that stand in no series of requests, and why.";
-    let not_counted = |reason: &str, value| Number {
-        name: "exchanges_apart",
-        help: apart_help,
-        label: Some(("reason", reason.to_owned())),
-        value: exact(value),
-    };
-    snapshot.counters.extend([
-        not_counted("health_check", apart.health_checks),
-        not_counted("mesh_hop", apart.hops),
-        not_counted("request_unseen", apart.unseen),
-    ]);
-    let number = |name, help, value: u64| Number { name, help, label: None, value: exact(value) };
-    snapshot.counters.extend([
-        number(
-            "exchanges",
+    let (counter, gauge) = (Figure::counter, Figure::gauge);
+    let files = u64::try_from(requests.tls_files()).unwrap_or(u64::MAX);
+    let open = u64::try_from(requests.connections()).unwrap_or(u64::MAX);
+    snapshot.figures.extend([
+        Figure::by(
+            "reason",
+            Kind::Counter,
+            "gatewatch_exchanges_apart",
+            "Exchanges that stand in no series of requests, and why.",
+            [
+                ("health_check", apart.health_checks),
+                ("mesh_hop", apart.hops),
+                ("request_unseen", apart.unseen),
+            ],
+        ),
+        counter(
+            "gatewatch_exchanges",
             "Requests and their answers, read from sockets, of both sides.",
             counts.exchanges,
         ),
-        number("exchanges_partial", "Those of which not all was seen.", counts.partial),
-        number(
-            "exchanges_folded",
+        counter("gatewatch_exchanges_partial", "Those of which not all was seen.", counts.partial),
+        counter(
+            "gatewatch_exchanges_folded",
             "Requests counted with less detail because a bound was reached.",
             folded.requests,
         ),
-        number(
-            "stream_holes",
+        counter(
+            "gatewatch_stream_holes",
             "Stretches of streams that were not seen (more than 16 KiB moved at once, calls without a buffer).",
             counts.holes,
         ),
-        number("tls_handshakes", "TLS handshakes told.", counts.handshakes),
-        number("pieces", "Pieces of sockets' bytes handed over.", tallies.pieces),
-        number("piece_bytes", "Bytes in them.", tallies.copied_bytes),
+        counter("gatewatch_tls_handshakes", "TLS handshakes told.", counts.handshakes),
+        counter("gatewatch_pieces", "Pieces of sockets' bytes handed over.", tallies.pieces),
+        counter("gatewatch_piece_bytes", "Bytes in them.", tallies.copied_bytes),
+        gauge("gatewatch_tls_files", "Programs and libraries in which TLS is read.", files),
+        gauge("gatewatch_http_connections", "Connections that are read now.", open),
     ]);
-    let files = u64::try_from(requests.tls_files()).unwrap_or(u64::MAX);
-    snapshot.gauges.push(number("tls_files", "Programs and libraries in which TLS is read.", files));
-    let open = u64::try_from(requests.connections()).unwrap_or(u64::MAX);
-    snapshot.gauges.push(number("http_connections", "Connections that are read now.", open));
     probe(snapshot, requests.probe().memory(), requests.probe().run_times());
 }

@@ -55,7 +55,7 @@ impl Agent {
         // What was masked by other rules.
         self.folding.memos = Memos::default();
         self.folding.filter = filter;
-        self.exchange.offer_metrics(config.metrics.enabled);
+        self.meeting.offer_metrics(config.metrics.enabled);
         if changed("gateway.lua_phases") {
             // Else it stays as SIGUSR2 has left it.
             self.lua_wanted.store(config.gateway.lua_phases, Ordering::Relaxed);
