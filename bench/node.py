@@ -283,7 +283,7 @@ class Node:
 
     def cost(self):
         self.bench.stats.set(0)
-        failed, rounds = {}, 3 * self.bench.rounds
+        failed, rounds = {}, 2 * self.bench.rounds
         for load, *_ in self.loads:
             with rigs.turn(), self.loaded(load) as client:
                 before = self.stretch(load, client, STRETCH)

@@ -98,8 +98,11 @@ impl Agent {
     /// When the kernel refuses.
     pub fn new(config: &Config, ends: Ends) -> Result<Self> {
         let mut log = Log::new(settings::log(config), std::io::stdout())?;
+        let pid_namespace = ProcRoot::new("/proc").pid_namespace();
+        // Loaded first, for it takes long: nothing is drained until all is ready.
+        let requests = config.node.requests.enabled.then(|| Requests::new(config, pid_namespace));
         let probe = match config.node.attempts.enabled {
-            true => Some(AttemptProbe::load(ProcRoot::new("/proc").pid_namespace())?),
+            true => Some(AttemptProbe::load(pid_namespace)?),
             false => None,
         };
         let now = clock::realtime();
@@ -124,18 +127,14 @@ impl Agent {
         if !config.node.attempts.enabled && !config.node.requests.enabled {
             log.say(Level::Warn, now, "nothing is watched: ENABLE_L4 and ENABLE_L7_HTTP are both off");
         }
-        log.flush();
-        let requests = match config.node.requests.enabled {
-            true => match Requests::new(config, ProcRoot::new("/proc").pid_namespace()) {
-                Ok(requests) => Some(requests),
-                // Attempts are what a Service at zero waits for: they go on.
-                Err(error) => {
+        // Attempts are what a Service at zero waits for: they go on.
+        let requests = requests.and_then(|requests| {
+            requests
+                .map_err(|error| {
                     log.say(Level::Error, now, &format!("HTTP requests are not read: {error:#}"));
-                    None
-                }
-            },
-            false => None,
-        };
+                })
+                .ok()
+        });
         log.flush();
         let unnamed = ends.cluster.is_some().then(Vec::new);
         let hold = match ends.cluster.is_some() && config.node.hold.enabled {

@@ -68,7 +68,6 @@ impl Requests {
             ring_bytes: RING_BYTES,
             ..socket::Settings::default()
         })?;
-        probe.attach()?;
         let mut notes = Vec::new();
         let tls = match wanted.tls {
             true if kernel::has_cookies() => Some(Tls::new(pid_namespace)?),
@@ -89,10 +88,12 @@ impl Requests {
             paths: usize::try_from(config.paths.max_groups).unwrap_or(usize::MAX),
             ..Bounds::default()
         };
+        let decoder = Decoder::new(settings::masker(config)?, HELD_MAX);
+        probe.attach()?;
         Ok(Self {
             probe,
             open: HashMap::new(),
-            decoder: Decoder::new(settings::masker(config)?, HELD_MAX),
+            decoder,
             count: Count::new(bounds, health, wanted.source == RequestSource::Workload),
             tls,
             notes,
