@@ -88,33 +88,34 @@ static long gather_vector(__u64 index, struct gathering *g) {
 
 static __always_inline __u32 gather_by(__u32 row, __u32 from, __u32 limit, bool loops) {
     struct scratch *s = bpf_map_lookup_elem(&socket_scratch, &row);
-    struct user_iovec first[VECTORS];
 
     if (!s || limit > SOCKET_BYTES_MAX)
         return 0;
     if (!s->buffer.vectors)
         return bpf_probe_read_user(s->bytes, limit, (void *)(s->buffer.base + from)) ? GATHER_FAILED : limit;
     struct gathering g = {.vectors = s->buffer.vectors, .skip = from, .row = row, .limit = limit};
-    __u64 count = s->buffer.count, some = count < VECTORS ? count : VECTORS;
-    barrier_var(some);
-    if (some > VECTORS)
-        some = VECTORS;
-    if (bpf_probe_read_user(first, some * sizeof(*first), (void *)g.vectors))
-        return GATHER_FAILED;
-    bool over = false;
+    __u64 count = s->buffer.count;
+    if (!loops) {
+        for (int i = 0; i < 32; i++)
+            if (i >= count || gather_next(i, &g))
+                break;
+    } else {
+        struct user_iovec first[VECTORS];
+        __u64 some = count < VECTORS ? count : VECTORS;
+        bool over = false;
+        barrier_var(some);
+        if (some > VECTORS)
+            some = VECTORS;
+        if (bpf_probe_read_user(first, some * sizeof(*first), (void *)g.vectors))
+            return GATHER_FAILED;
 #pragma unroll
-    for (int i = 0; i < VECTORS; i++)
-        if (!over && i < some)
-            over = gather_from(&g, s, &first[i]);
-    if (!over && count > VECTORS) {
-        g.vectors += sizeof(first);
-        count -= VECTORS;
-        if (loops) {
+        for (int i = 0; i < VECTORS; i++)
+            if (!over && i < some)
+                over = gather_from(&g, s, &first[i]);
+        if (!over && count > VECTORS) {
+            g.vectors += sizeof(first);
+            count -= VECTORS;
             bpf_loop(count < 1024 ? count : 1024, gather_vector, &g, 0);
-        } else {
-            for (int i = 0; i < 32; i++)
-                if (i >= count || gather_next(i, &g))
-                    break;
         }
     }
     __u32 at = g.at;
