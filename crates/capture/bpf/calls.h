@@ -112,7 +112,8 @@ int BPF_PROG(socket_call, struct pt_regs *regs, long result) {
     return call_ended(regs, result, true);
 }
 
-/* For kernels without bpf_loop (5.17): of a call with many vectors, the first are read. */
+/* For kernels without bpf_loop (5.17), or whose verifier gives it up: of a call with many vectors, the first
+ * are read. */
 SEC("tp_btf/sys_exit")
 int BPF_PROG(socket_call_few, struct pt_regs *regs, long result) {
     return call_ended(regs, result, false);

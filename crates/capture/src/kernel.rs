@@ -29,10 +29,10 @@ pub fn has_cookies() -> bool {
     version() >= (5, 15)
 }
 
-/// Programs can loop as long as user space says (Linux 5.17).
+/// Programs can loop as long as user space says (Linux 5.17), and the verifier comes to an end with it (6.1's does not).
 #[must_use]
 pub fn has_loop() -> bool {
-    version() >= (5, 17)
+    version() >= (6, 4)
 }
 
 /// Programs can be attached to interfaces by TCX links (Linux 6.6).
